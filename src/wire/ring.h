@@ -1,0 +1,69 @@
+/*
+ * One single-producer, single-consumer ring of 64-bit words per thread.
+ *
+ * Positions (head, tail) are absolute word counts that never wrap in practice (2^64); the word at position p is
+ * data[p & (capacity - 1)]; capacity is a power of two. 0 <= head - tail <= capacity. A record may straddle the end.
+ *
+ * The producer is a thread, including signal handlers that run on top of its own hook: a nested record takes
+ * the words behind the outer one, and only the outermost record publishes, so head never covers an
+ * unfinished record. Stamps in one ring are therefore not quite monotone; the reader orders by the
+ * running maximum of a ring.
+ *
+ * Table of edges (label: writer side -> reader side):
+ *   R1  head     store-release after the record's words  -> load-acquire before reading them
+ *   R2  tail     (reader) store-release after the words were copied out -> load-acquire before overwriting them
+ *   R3  busy     store 1 before the stamp is taken, store 0 (release) after R1
+ *                -> read after the horizon stamp was taken and membarrier() done; see below
+ *   R4  waiting  (target) set to 1 before re-checking tail, futex wait on tail_signal
+ *                -> reader increments tail_signal and wakes after R2 if waiting was set
+ *   R5  segment ring_count: release after ring header and directory entry are complete -> acquire
+ *   R6  owner_tid: release store of the new owner, only by a thread that found the old owner dead
+ *
+ * Horizon (why order between threads is exact). The reader takes a stamp H, then membarrier() (or relies on the
+ * writer's fence), then for each ring reads busy, then head. With busy = 0 every record of that ring with a stamp below
+ * H is below head: a writer whose stamp is below H stored busy = 1 before, and that store is visible after the
+ * barrier; so either busy is seen as 1 or the record is already published. With busy = 1 the record in flight has a
+ * stamp not below the ring's last published one, so the horizon drops to that. Records below the
+ * horizon, merged by stamp from all rings, are in their true order per address: a free is stamped before
+ * the real free, an allocation after the real allocation.
+ *
+ * When the writer dies: head covers only complete records; busy may stay 1, which the reader ignores once
+ * the process is known to be dead. When the thread dies its ring stays and is taken over by a later thread (R6).
+ */
+#ifndef MT_WIRE_RING_H
+#define MT_WIRE_RING_H
+
+#include <assert.h>
+#include <stdint.h>
+
+#include "base/base.h"
+
+#define MT_RING_MAGIC 0x676e6972u
+
+struct mt_ring {
+    /* Line 0: read by both, written at creation and take-over. */
+    uint32_t magic;
+    int32_t owner_tid; /* kernel thread id in the target's pid namespace */
+    uint64_t capacity_words;
+    uint64_t data_offset; /* file offset of the words, = offset of this header + MT_PAGE_BYTES */
+
+    /* Line 1: owned by the writer. */
+    MT_ALIGNED(64) uint64_t head; /* R1 */
+    uint32_t busy;                /* R3 */
+    uint32_t pad;
+    uint64_t reserved_words; /* end of the words handed out, >= head; writer only */
+    uint64_t tail_seen;      /* the writer's cached tail; writer only */
+
+    /* Line 2: owned by the reader. */
+    MT_ALIGNED(64) uint64_t tail; /* R2 */
+
+    /* Line 3: the slow path. */
+    MT_ALIGNED(64) uint32_t waiting; /* R4 */
+    uint32_t tail_signal;            /* R4, futex */
+};
+
+static_assert(offsetof(struct mt_ring, head) == 64, "writer line");
+static_assert(offsetof(struct mt_ring, tail) == 128, "reader line");
+static_assert(offsetof(struct mt_ring, waiting) == 192, "slow line");
+
+#endif
