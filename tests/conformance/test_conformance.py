@@ -1,0 +1,3 @@
+import harness
+
+harness.main()
