@@ -1,0 +1,42 @@
+/*
+ * A recursive futex lock for the slow paths of the preloaded side. The holder must have all signals blocked.
+ * States: 0 free, 1 held, 2 held with waiters. Lives in memory that is wiped at fork, so a child starts with it free.
+ */
+#ifndef MT_BASE_LOCK_H
+#define MT_BASE_LOCK_H
+
+#include "base/sys.h"
+
+struct mt_lock {
+    uint32_t word;
+    int32_t owner_tid;
+    uint32_t depth;
+};
+
+static inline void mt_lock_acquire(struct mt_lock *lock)
+{
+    int tid = mt_sys_gettid();
+    uint32_t expected = 0;
+
+    if (mt_load_relaxed(&lock->owner_tid) == tid) {
+        lock->depth++;
+        return;
+    }
+    if (!mt_cas_acquire(&lock->word, &expected, 1u)) {
+        while (mt_exchange_acquire(&lock->word, 2u) != 0)
+            mt_sys_futex_wait(&lock->word, 2, 0, false);
+    }
+    mt_store_relaxed(&lock->owner_tid, tid);
+    lock->depth = 1;
+}
+
+static inline void mt_lock_release(struct mt_lock *lock)
+{
+    if (--lock->depth)
+        return;
+    mt_store_relaxed(&lock->owner_tid, 0);
+    if (mt_exchange_release(&lock->word, 0u) == 2)
+        mt_sys_futex_wake(&lock->word, 1, false);
+}
+
+#endif

@@ -1,0 +1,116 @@
+/*
+ * The functions behind include/memtrace.h. What happens to memory at a mark is read here, by the target at that very point.
+ */
+#include "hook/emit.h"
+#include "hook/hook.h"
+
+/* resident, total: the second and first figure of /proc/self/statm, in bytes. */
+static void read_statm(uint64_t *ret_resident, uint64_t *ret_total)
+{
+    char text[128];
+    uint64_t figures[2] = {0, 0};
+    unsigned at = 0;
+    int fd = mt_sys_open("/proc/self/statm", O_RDONLY);
+    long n = fd >= 0 ? mt_sys_read(fd, text, sizeof text) : 0;
+
+    if (fd >= 0)
+        mt_sys_close(fd);
+    for (long i = 0; i < n && at < 2; i++) {
+        if (text[i] >= '0' && text[i] <= '9')
+            figures[at] = figures[at] * 10 + (uint64_t)(text[i] - '0');
+        else
+            at++;
+    }
+    *ret_total = figures[0] * MT_PAGE_BYTES;
+    *ret_resident = figures[1] * MT_PAGE_BYTES;
+}
+
+static void emit_instant(enum mt_record_type type, const char *name)
+{
+    uint64_t extra[MT_RECORD_MARK_WORDS] = {0, 0, 0};
+
+    read_statm(&extra[0], &extra[1]);
+    mt_emit_text(type, extra, MT_RECORD_MARK_WORDS, name);
+}
+
+void memtrace_mark(const char *name);
+void memtrace_phase_begin(const char *name);
+void memtrace_phase_end(const char *name);
+void memtrace_iteration(const char *label);
+void memtrace_snapshot(const char *label);
+void memtrace_pause(void);
+void memtrace_resume(void);
+unsigned memtrace_heap_create(const char *name);
+void memtrace_heap_alloc(unsigned heap, const void *ptr, size_t size);
+void memtrace_heap_free(unsigned heap, const void *ptr);
+
+MT_EXPORT void memtrace_mark(const char *name)
+{
+    emit_instant(MT_RECORD_MARK, name);
+}
+
+MT_EXPORT void memtrace_phase_begin(const char *name)
+{
+    emit_instant(MT_RECORD_PHASE_BEGIN, name);
+}
+
+MT_EXPORT void memtrace_phase_end(const char *name)
+{
+    emit_instant(MT_RECORD_PHASE_END, name);
+}
+
+MT_EXPORT void memtrace_iteration(const char *label)
+{
+    emit_instant(MT_RECORD_ITERATION, label);
+}
+
+MT_EXPORT void memtrace_snapshot(const char *label)
+{
+    emit_instant(MT_RECORD_SNAPSHOT, label);
+}
+
+MT_EXPORT void memtrace_pause(void)
+{
+    mt_emit_plain(MT_RECORD_PAUSE, 1, 0, 0);
+    mt_store_relaxed(&mt_state.paused, 1u);
+}
+
+MT_EXPORT void memtrace_resume(void)
+{
+    mt_store_relaxed(&mt_state.paused, 0u);
+    mt_emit_plain(MT_RECORD_RESUME, 1, 0, 0);
+}
+
+MT_EXPORT unsigned memtrace_heap_create(const char *name)
+{
+    uint64_t id;
+
+    if (!mt_is_own_process())
+        return 0;
+    id = mt_fetch_add_relaxed(&mt_state.heaps, 1u) + 1;
+    mt_emit_text(MT_RECORD_HEAP_CREATE, &id, MT_RECORD_HEAP_CREATE_WORDS, name);
+    return (unsigned)id;
+}
+
+MT_EXPORT void memtrace_heap_alloc(unsigned heap, const void *ptr, size_t size)
+{
+    struct mt_registers caller = MT_CALLER_REGISTERS();
+    struct mt_scope scope;
+    uint64_t stamp;
+    uint32_t node;
+
+    if (!heap || !ptr || !mt_scope_open(&scope))
+        return;
+    if (!mt_load_relaxed(&mt_state.paused)) {
+        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, &caller, scope.nesting);
+        if (mt_stamp(&scope, 4, &stamp))
+            mt_put4(scope.thread, stamp, MT_RECORD_HEAP_ALLOC, (uintptr_t)ptr, size, (uint64_t)heap << 32 | node);
+    }
+    mt_scope_close(&scope);
+}
+
+MT_EXPORT void memtrace_heap_free(unsigned heap, const void *ptr)
+{
+    if (heap && ptr)
+        mt_emit_plain(MT_RECORD_HEAP_FREE, 3, (uintptr_t)ptr, heap);
+}

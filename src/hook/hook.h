@@ -1,0 +1,141 @@
+/*
+ * hook: the traced side's entry. Wrappers around the allocator, mappings and process calls (malloc.c, jemalloc.c, operators.c, mapping.c,
+ * process.c), the public API (api.c), and what they stand on: the real functions (real.c), the process's state and start (state.c),
+ * the reader's finding or starting (link.c), memory for memtrace's own calls into libraries (arena.c), rings and threads (thread.c, emit.h).
+ *
+ * Order rules (they make the records race-free; wire/record.h):
+ *   a free is recorded before the real free, an allocation after the real allocation, realloc as begin and end around it.
+ *
+ * Re-entrancy: a wrapper may run in a signal handler on top of any other wrapper of the same thread (emit.h). Slow paths block signals.
+ * Nothing here exits, aborts, prints (but for MEMTRACE_LOG=1), changes errno, or allocates from the target's heap.
+ */
+#ifndef MT_HOOK_HOOK_H
+#define MT_HOOK_HOOK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/base.h"
+#include "base/lock.h"
+#include "stack/stack.h"
+#include "wire/writer.h"
+
+enum mt_mode {
+    MT_MODE_NEW = 0, /* nothing done yet: first event of the process, or of a forked child */
+    MT_MODE_ON,
+    MT_MODE_OFF, /* untraced, for ever (in this image) */
+};
+
+/* One per live thread that had an event; its ring is taken over by a later thread when it is gone. */
+struct mt_thread {
+    struct mt_ring *ring;
+    uint64_t *words;
+    uint64_t mask;
+    uint64_t soft_end; /* position up to which records may be written without a look at the reader's tail */
+    struct mt_stack_thread stack;
+    struct mt_thread *next;
+};
+
+/*
+ * The process's state: whole pages of their own, wiped by the kernel in a forked child (MADV_WIPEONFORK), however it was forked. What must
+ * survive a fork is in struct mt_settings.
+ */
+struct mt_state {
+    uint32_t epoch; /* unique to the image and to each forked child; a thread's cached pointers are good for one epoch */
+    uint32_t mode;  /* enum mt_mode */
+    uint32_t paused;
+    int32_t pid;
+    bool root;
+    bool full_fence; /* no membarrier for the reader: ring.busy needs a fence here */
+    bool sequence_stamps;
+    struct mt_lock lock;
+    struct mt_writer writer;
+    struct mt_doorbell *doorbell;
+    struct mt_stack stack;
+    struct mt_thread *threads; /* under lock */
+    uint32_t heaps;            /* custom heaps created */
+    uint32_t commit_sequence;
+};
+
+struct mt_state_pages {
+    _Alignas(MT_PAGE_BYTES) struct mt_state state;
+};
+extern struct mt_state_pages mt_state_pages;
+#define mt_state (mt_state_pages.state)
+
+/* Read once, from the environment at the start of the image; kept by forked children. */
+struct mt_settings {
+    bool read;
+    bool log, follow, verify;
+    bool forked;   /* this is a forked child of a traced process */
+    bool untraced; /* decided for this process and its forked children */
+    uint32_t last_epoch;
+    char socket[MT_SOCKET_NAME_MAX_BYTES]; /* the reader's; empty: none known */
+    char **environment;                    /* at the start of the image */
+    const char *reader_path;               /* MEMTRACE_READER or NULL */
+    const char *path;                      /* PATH or NULL */
+};
+extern struct mt_settings mt_settings;
+
+struct mt_tls {
+    uint32_t epoch;
+    uint32_t depth;      /* nested emissions (signal handlers) */
+    uintptr_t guard_sp;  /* frame of the outermost emission: tells an abandoned one (longjmp) from a live one */
+    uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
+    struct mt_thread *thread;
+};
+extern __thread struct mt_tls mt_tls __attribute__((tls_model("initial-exec")));
+
+/* ---- state.c ---- */
+
+/* Makes mt_tls.thread good for the present epoch, starting the process's tracing if this is its first event. False: untraced. */
+bool mt_attach(void);
+
+/* One line on stderr, prefixed, if MEMTRACE_LOG=1. error: 0 or an errno, put into words. */
+void mt_log(const char *what, const char *which, int error);
+
+/* Asks the reader to commit everything published so far and waits for it, within bounds. */
+void mt_wait_for_commit(void);
+
+/* Whether the caller is the traced process itself, not a vfork child that borrows its memory. */
+bool mt_is_own_process(void);
+
+/* ---- link.c: the reader ---- */
+
+/* Creates the segment, finds or starts the reader, hands over. 0 or -errno; *ret_root: first process of the run. */
+int mt_link_open(struct mt_writer *ret_writer, struct mt_doorbell **ret_doorbell, uint32_t flags, bool *ret_root);
+
+/* Whether the reader's socket still answers. */
+bool mt_link_reader_alive(void);
+
+/* ---- process.c ---- */
+
+/* Once, from the constructor. */
+void mt_process_watch_forks(void);
+
+/* ---- thread.c ---- */
+
+/* A ring for the calling thread: a dead thread's, or a new one. NULL: no memory. */
+struct mt_thread *mt_thread_get(void);
+
+/* Room for `words` more words, waiting for the reader if need be. False: the reader is gone, the event is lost (and counted). */
+bool mt_thread_make_room(struct mt_thread *thread, uint64_t words);
+
+/* ---- arena.c ---- */
+
+/* Memory for calls into libraries on memtrace's behalf: mapped, never returned; aligned to 16. NULL: none left. */
+void *mt_arena_alloc(size_t size_bytes, size_t alignment);
+bool mt_arena_owns(const void *p);
+size_t mt_arena_size(const void *p);
+
+/* ---- malloc.c, shared with jemalloc.c and operators.c ---- */
+
+void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers *caller);
+void mt_record_free(const void *p);
+void mt_record_realloc_begin(const void *old);
+/* p NULL with freed: the old block is gone; p NULL without: it failed. */
+void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const struct mt_registers *caller);
+
+#endif

@@ -1,0 +1,102 @@
+/*
+ * What the files of stack/ share among themselves.
+ */
+#ifndef MT_STACK_INTERNAL_H
+#define MT_STACK_INTERNAL_H
+
+#include "stack/stack.h"
+
+/*
+ * A rule, packed so that it is read and replaced in one access:
+ *   bits 0-2    kind
+ *   bits 3-12   where the frame pointer is saved, in words from the CFA (signed; 0: not saved, keep it)
+ *   bits 13-31  offset of the CFA from its register, in words (signed)
+ *   bits 32-63  frame id
+ * A frame that does not fit is COMPLEX.
+ */
+enum mt_rule_kind {
+    MT_RULE_NONE = 0, /* not known: learn it */
+    MT_RULE_SP,       /* CFA = sp + offset */
+    MT_RULE_BP,       /* CFA = bp + offset */
+    MT_RULE_END,      /* outermost frame */
+    MT_RULE_SIGNAL,   /* signal trampoline: the interrupted registers are in the frame */
+    MT_RULE_COMPLEX,  /* libunwind steps through it each time */
+    MT_RULE_CUT,      /* no call frame information */
+    MT_RULE_ALONE,    /* libunwind is not loaded (yet): one frame, not to be remembered */
+};
+
+typedef uint64_t mt_rule;
+
+static inline mt_rule mt_rule_make(enum mt_rule_kind kind, int64_t bp_words, int64_t cfa_words, uint32_t frame)
+{
+    return (uint64_t)kind | ((uint64_t)(bp_words & 0x3ff) << 3) | ((uint64_t)(cfa_words & 0x7ffff) << 13) |
+           ((uint64_t)frame << 32);
+}
+
+static inline bool mt_rule_fits(int64_t bp_words, int64_t cfa_words)
+{
+    return bp_words >= -512 && bp_words < 512 && cfa_words >= -262144 && cfa_words < 262144;
+}
+
+static inline enum mt_rule_kind mt_rule_kind(mt_rule rule)
+{
+    return (enum mt_rule_kind)(rule & 7);
+}
+
+static inline int64_t mt_rule_bp_bytes(mt_rule rule)
+{
+    return ((int64_t)(rule << 51) >> 54) * (int64_t)sizeof(uintptr_t);
+}
+
+static inline int64_t mt_rule_cfa_bytes(mt_rule rule)
+{
+    return ((int64_t)(rule << 32) >> 45) * (int64_t)sizeof(uintptr_t);
+}
+
+static inline uint32_t mt_rule_frame(mt_rule rule)
+{
+    return (uint32_t)(rule >> 32);
+}
+
+/* What learn.c finds out about a pc; the frame is added by rule.c. */
+struct mt_learnt {
+    enum mt_rule_kind kind;
+    int64_t bp_words, cfa_words;
+};
+
+/* ---- rule.c: all but the look-up under the lock ---- */
+int mt_rules_init(struct mt_stack *stack);
+mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc); /* any thread; learns on a miss */
+void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end);
+
+/* ---- learn.c: under the lock, with mt_stack_internal set ---- */
+void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt);
+
+/*
+ * Unwinds the calling thread's stack by libunwind alone, from here; calls visit for each frame outside of memtrace, beginning with the one
+ * whose registers are `from` (the pc to look up, exact or return address - 1). visit returns false to stop.
+ */
+/* libunwind was looked for and is not there: stacks stay one frame deep. */
+bool mt_unwinder_hopeless(void);
+
+typedef bool mt_unwind_visit(void *context, uintptr_t pc);
+int mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *visit, void *context);
+
+/* ---- module.c: under the lock ---- */
+int mt_modules_init(struct mt_stack *stack);
+/* The module of pc; 0 where there is none. *ret_bias is its load bias. */
+uint32_t mt_module_of(struct mt_stack *stack, uintptr_t pc, uintptr_t *ret_bias);
+/* Calls gone(start, end) for each module that is no longer mapped as it was, and drops it. */
+void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, uintptr_t, uintptr_t));
+
+/* ---- intern.c ---- */
+int mt_nodes_init(struct mt_stack *stack);
+uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t count); /* innermost first */
+
+/* ---- walk.c ---- */
+bool mt_stack_range_ok(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address);
+
+/* Anonymous memory that a forked child does not inherit. NULL where there is none. */
+void *mt_stack_pages(struct mt_stack *stack, size_t size_bytes);
+
+#endif

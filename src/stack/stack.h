@@ -1,0 +1,113 @@
+/*
+ * stack: capture. Turns the registers of a hooked call into the id of a node in the segment's stack tree.
+ *
+ *   rule.c    pc -> unwind rule: the cache, and what happens on a miss
+ *   learn.c   asks libunwind (remote flavour, made-up registers, token memory) for a rule, once per pc
+ *   module.c  pc -> module: the table in the segment, build-ids
+ *   walk.c    applies rules from the innermost frame outwards, reading only verified stack memory
+ *   intern.c  list of frames -> node
+ *   arch/     registers, signal frames
+ *
+ * Exactness: a rule is a function of the pc alone (that is what call frame information is), so a walk by cached rules
+ * gives the stack that libunwind gives. MEMTRACE_VERIFY=1 checks it capture by capture.
+ *
+ * Thread rules: capture is lock-free where rules and nodes are known; a miss takes mt_stack.lock with signals blocked. Nothing
+ * here takes the loader's lock (objects are found by _dl_find_object), or allocates from the target.
+ * After fork the memory below is wiped (the caller arranges that) and everything is learnt anew.
+ */
+#ifndef MT_STACK_STACK_H
+#define MT_STACK_STACK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/base.h"
+#include "base/lock.h"
+#include "wire/writer.h"
+
+/* Registers from which a stack is walked: of the hooked function's caller, right after its call instruction. */
+struct mt_registers {
+    uintptr_t pc; /* the address to look up: return address - 1 */
+    uintptr_t sp; /* stack pointer after the return */
+    uintptr_t bp; /* frame pointer register in the caller */
+};
+
+/* The caller of the function in which this is used; that function must keep a frame pointer. */
+#define MT_CALLER_REGISTERS()                                                                                          \
+    ((struct mt_registers){                                                                                            \
+        ((uintptr_t *)__builtin_frame_address(0))[1] - 1,                                                              \
+        (uintptr_t)__builtin_frame_address(0) + 2 * sizeof(uintptr_t),                                                 \
+        ((uintptr_t *)__builtin_frame_address(0))[0],                                                                  \
+    })
+
+struct mt_rule_table;
+struct mt_node_table;
+struct mt_module_table;
+
+/* One per process; lives in memory that is zero at start and wiped at fork. */
+struct mt_stack {
+    struct mt_writer *writer;
+    struct mt_lock *lock;
+    struct mt_rule_table *rules;   /* published with release, read with acquire */
+    struct mt_node_table *nodes;   /* likewise */
+    struct mt_module_table *modules; /* under lock */
+    uint32_t cut_frame;            /* the frame that stands for code without a rule; valid if cut_frame_known */
+    bool cut_frame_known;
+    bool verify;
+    uint32_t unmap_generation; /* bumped when the target unmaps memory: verified stack ranges are asked for again */
+    uint64_t private_bytes;    /* memory held, for overhead_bytes */
+};
+
+/* A stretch of stack memory that was found readable. */
+struct mt_stack_range {
+    uintptr_t low, high;
+    uint32_t generation;
+};
+
+/* One walk's buffer: grows by doubling, never cuts a root off. */
+struct mt_stack_buffer {
+    uint32_t *frames; /* innermost first */
+    size_t capacity;
+};
+
+#define MT_STACK_RANGES 4u
+#define MT_STACK_NESTING 2u
+
+/* One per thread. */
+struct mt_stack_thread {
+    struct mt_stack_range ranges[MT_STACK_RANGES];
+    unsigned range_next;
+    struct mt_stack_buffer buffers[MT_STACK_NESTING]; /* a signal handler on top of a capture uses the next one */
+};
+
+/* Returns 0 or -errno. Loads nothing from disk. */
+int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lock *lock, bool verify);
+
+/* Memory for a thread's buffers; -ENOMEM leaves it unusable but harmless (captures give node 0). */
+int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack);
+void mt_stack_thread_finish(struct mt_stack_thread *thread);
+
+/* The node of the calling stack. nesting: 0, or 1 in a signal handler that interrupted a capture. Never fails: degrades to a
+ * shorter or empty stack and counts the reason. */
+uint32_t mt_stack_capture(
+    struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers, unsigned nesting);
+
+/* After a dlclose: forgets rules and modules of objects that are no longer mapped. */
+void mt_stack_objects_changed(struct mt_stack *stack);
+
+/*
+ * Loads libunwind privately (RTLD_LOCAL: libunwind-x86_64 drags libunwind.so in, which would otherwise take over the target's
+ * C++ unwinding). Call once, from the library's constructor, never from inside a hook. Until then stacks are one frame
+ * deep. Returns 0 or -ENOENT.
+ */
+int mt_stack_load_unwinder(void);
+bool mt_stack_unwinder_loaded(void);
+
+/*
+ * Set while libunwind or the dynamic loader works on memtrace's behalf: the hooks then serve memory from memtrace's own arena and
+ * record nothing. A counter, one per thread.
+ */
+extern __thread uint32_t mt_stack_internal __attribute__((tls_model("initial-exec")));
+
+#endif

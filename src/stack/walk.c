@@ -1,0 +1,307 @@
+/*
+ * The walk: rules applied from the hooked call outwards. Stack memory is read only where it was found readable, so wrong call frame
+ * information (hand-written assembly) can cut a stack but not crash the target.
+ */
+#include "stack/internal.h"
+
+#include <string.h>
+
+#include "stack/arch/x86_64/registers.h"
+
+__thread uint32_t mt_stack_internal;
+
+#define FIRST_CAPACITY 4096u
+#define PROBE_SPAN (1u << 20)
+#define PAGE_OF(address) ((address) & ~(uintptr_t)(MT_PAGE_BYTES - 1))
+
+void *mt_stack_pages(struct mt_stack *stack, size_t size_bytes)
+{
+    size_t bytes = mt_round_up(size_bytes, MT_PAGE_BYTES);
+    void *p = mt_sys_pages(bytes);
+
+    if (p) {
+        mt_sys_madvise(p, bytes, MADV_DONTFORK);
+        mt_sys_madvise(p, bytes, MADV_DONTDUMP);
+        mt_fetch_add_relaxed(&stack->private_bytes, bytes);
+    }
+    return p;
+}
+
+int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lock *lock, bool verify)
+{
+    int r;
+
+    stack->writer = writer;
+    stack->lock = lock;
+    stack->verify = verify;
+    r = mt_rules_init(stack);
+    if (r == 0)
+        r = mt_nodes_init(stack);
+    if (r == 0)
+        r = mt_modules_init(stack);
+    return r;
+}
+
+int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack)
+{
+    memset(thread, 0, sizeof *thread);
+    for (unsigned i = 0; i < MT_STACK_NESTING; i++) {
+        thread->buffers[i].frames = mt_stack_pages(stack, FIRST_CAPACITY * sizeof(uint32_t));
+        if (!thread->buffers[i].frames)
+            return -ENOMEM;
+        thread->buffers[i].capacity = FIRST_CAPACITY;
+    }
+    return 0;
+}
+
+void mt_stack_thread_finish(struct mt_stack_thread *thread)
+{
+    for (unsigned i = 0; i < MT_STACK_NESTING; i++)
+        if (thread->buffers[i].frames)
+            mt_sys_unmap(thread->buffers[i].frames, thread->buffers[i].capacity * sizeof(uint32_t));
+    memset(thread, 0, sizeof *thread);
+}
+
+static MT_COLD bool grow_buffer(struct mt_stack *stack, struct mt_stack_buffer *buffer)
+{
+    size_t capacity = buffer->capacity * 2;
+    uint32_t *frames = capacity ? mt_stack_pages(stack, capacity * sizeof(uint32_t)) : NULL;
+
+    if (!frames)
+        return false;
+    memcpy(frames, buffer->frames, buffer->capacity * sizeof(uint32_t));
+    mt_sys_unmap(buffer->frames, buffer->capacity * sizeof(uint32_t));
+    buffer->frames = frames;
+    buffer->capacity = capacity;
+    return true;
+}
+
+/* Asks the kernel for each page from `from` to `to`, upwards; returns the end of the readable part. */
+static uintptr_t probe_up(uintptr_t from, uintptr_t to)
+{
+    while (from <= to && mt_sys_readable((void *)from))
+        from += MT_PAGE_BYTES;
+    return from;
+}
+
+static MT_COLD bool extend_ranges(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
+{
+    uint32_t generation = mt_load_relaxed(&stack->unmap_generation);
+    uintptr_t page = PAGE_OF(address);
+    struct mt_stack_range *range;
+
+    for (unsigned i = 0; i < MT_STACK_RANGES; i++) {
+        range = &thread->ranges[i];
+        if (!range->high || range->generation != generation)
+            continue;
+        if (address >= range->low && address < range->high) {
+            struct mt_stack_range swap = thread->ranges[0];
+
+            thread->ranges[0] = *range;
+            *range = swap;
+            return true;
+        }
+        if (address >= range->high && address - range->high < PROBE_SPAN) {
+            range->high = probe_up(range->high, page);
+            return address < range->high;
+        }
+        if (address < range->low && range->low - address < PROBE_SPAN / 4) {
+            if (probe_up(page, range->low - MT_PAGE_BYTES) != range->low)
+                break;
+            range->low = page;
+            return true;
+        }
+    }
+    if (!mt_sys_readable((void *)page))
+        return false;
+    range = &thread->ranges[thread->range_next++ % MT_STACK_RANGES];
+    range->low = page;
+    range->high = page + MT_PAGE_BYTES;
+    range->generation = generation;
+    return true;
+}
+
+/* Whether the aligned word at address may be read. */
+static MT_ALWAYS_INLINE bool readable(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
+{
+    const struct mt_stack_range *range = &thread->ranges[0];
+
+    if (MT_UNLIKELY(address & (sizeof(uintptr_t) - 1)))
+        return false;
+    if (MT_LIKELY(address >= range->low && address < range->high &&
+                  range->generation == mt_load_relaxed(&stack->unmap_generation)))
+        return true;
+    return extend_ranges(stack, thread, address);
+}
+
+bool mt_stack_range_ok(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
+{
+    return readable(stack, thread, address);
+}
+
+struct collect {
+    struct mt_stack *stack;
+    struct mt_stack_buffer *buffer;
+    size_t count;
+};
+
+static bool collect_frame(void *context, uintptr_t pc)
+{
+    struct collect *c = context;
+
+    if (c->count == c->buffer->capacity && !grow_buffer(c->stack, c->buffer))
+        return false;
+    c->buffer->frames[c->count++] = mt_rule_frame(mt_rule_get(c->stack, pc));
+    return true;
+}
+
+/* libunwind for the whole stack: a frame on it hangs on registers that rules do not follow. */
+static MT_COLD size_t walk_by_libunwind(
+    struct mt_stack *stack, struct mt_stack_buffer *buffer, const struct mt_registers *registers)
+{
+    struct collect c = {stack, buffer, 0};
+    uint64_t signals;
+
+    mt_sys_signals_block(&signals);
+    mt_lock_acquire(stack->lock);
+    mt_stack_internal++;
+    mt_unwind_by_libunwind(registers, collect_frame, &c);
+    mt_stack_internal--;
+    mt_lock_release(stack->lock);
+    mt_sys_signals_restore(&signals);
+    return c.count;
+}
+
+/* One step outwards. Returns 1: *r is the outer frame, 0: the stack ends here, -1: cut. */
+static MT_ALWAYS_INLINE int step(
+    struct mt_stack *stack, struct mt_stack_thread *thread, mt_rule rule, struct mt_registers *r)
+{
+    uintptr_t cfa, ra;
+    int64_t bp_bytes;
+
+    switch (mt_rule_kind(rule)) {
+    case MT_RULE_SP:
+        cfa = r->sp + (uintptr_t)mt_rule_cfa_bytes(rule);
+        break;
+    case MT_RULE_BP:
+        cfa = r->bp + (uintptr_t)mt_rule_cfa_bytes(rule);
+        break;
+    case MT_RULE_SIGNAL:
+        if (!readable(stack, thread, r->sp) || !readable(stack, thread, r->sp + MT_SIGNAL_FRAME_BYTES - 8)) {
+            mt_writer_lost(stack->writer, MT_LOSS_STACK_READ, 1);
+            return -1;
+        } else {
+            struct mt_registers trampoline = *r;
+
+            mt_signal_registers(&trampoline, r);
+            return 1;
+        }
+    case MT_RULE_CUT:
+        mt_writer_lost(stack->writer, MT_LOSS_STACK_RULE, 1);
+        return -1;
+    default:
+        return 0;
+    }
+    if (MT_UNLIKELY(cfa <= r->sp || !readable(stack, thread, cfa - sizeof(uintptr_t)))) {
+        mt_writer_lost(stack->writer, MT_LOSS_STACK_READ, 1);
+        return -1;
+    }
+    ra = *(const uintptr_t *)(cfa - sizeof(uintptr_t));
+    bp_bytes = mt_rule_bp_bytes(rule);
+    if (bp_bytes) {
+        if (MT_UNLIKELY(!readable(stack, thread, cfa + (uintptr_t)bp_bytes))) {
+            mt_writer_lost(stack->writer, MT_LOSS_STACK_READ, 1);
+            return -1;
+        }
+        r->bp = *(const uintptr_t *)(cfa + (uintptr_t)bp_bytes);
+    }
+    r->sp = cfa;
+    r->pc = ra - 1;
+    return ra != 0;
+}
+
+static size_t walk(struct mt_stack *stack, struct mt_stack_thread *thread, struct mt_stack_buffer *buffer,
+    const struct mt_registers *registers)
+{
+    struct mt_registers r = *registers;
+    size_t count = 0;
+
+    for (;;) {
+        mt_rule rule = mt_rule_get(stack, r.pc);
+
+        if (MT_UNLIKELY(mt_rule_kind(rule) == MT_RULE_COMPLEX))
+            return walk_by_libunwind(stack, buffer, registers);
+        if (MT_UNLIKELY(count == buffer->capacity && !grow_buffer(stack, buffer))) {
+            mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
+            return count;
+        }
+        buffer->frames[count++] = mt_rule_frame(rule);
+        if (step(stack, thread, rule, &r) <= 0)
+            return count;
+    }
+}
+
+struct verify {
+    struct mt_stack *stack;
+    const uint32_t *frames;
+    size_t count, at;
+    bool differs;
+};
+
+static bool verify_frame(void *context, uintptr_t pc)
+{
+    struct verify *v = context;
+    mt_rule rule = mt_rule_get(v->stack, pc);
+
+    if (v->at >= v->count || v->frames[v->at] != mt_rule_frame(rule)) {
+        v->differs = true;
+        return false;
+    }
+    v->at++;
+    return mt_rule_kind(rule) != MT_RULE_CUT;
+}
+
+static MT_COLD void verify(
+    struct mt_stack *stack, const uint32_t *frames, size_t count, const struct mt_registers *registers)
+{
+    struct verify v = {stack, frames, count, 0, false};
+    uint64_t signals;
+
+    mt_sys_signals_block(&signals);
+    mt_lock_acquire(stack->lock);
+    mt_stack_internal++;
+    mt_unwind_by_libunwind(registers, verify_frame, &v);
+    mt_stack_internal--;
+    mt_lock_release(stack->lock);
+    mt_sys_signals_restore(&signals);
+    if (v.differs || v.at != v.count)
+        mt_writer_lost(stack->writer, MT_LOSS_STACK_VERIFY, 1);
+}
+
+uint32_t mt_stack_capture(
+    struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers, unsigned nesting)
+{
+    struct mt_stack_buffer *buffer;
+    size_t count;
+
+    if (MT_UNLIKELY(nesting >= MT_STACK_NESTING || !thread->buffers[nesting].frames)) {
+        mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
+        return 0;
+    }
+    buffer = &thread->buffers[nesting];
+    count = walk(stack, thread, buffer, registers);
+    if (MT_UNLIKELY(stack->verify && mt_stack_unwinder_loaded()))
+        verify(stack, buffer->frames, count, registers);
+    return mt_nodes_intern(stack, buffer->frames, count);
+}
+
+void mt_stack_objects_changed(struct mt_stack *stack)
+{
+    uint64_t signals;
+
+    mt_sys_signals_block(&signals);
+    mt_lock_acquire(stack->lock);
+    mt_modules_sweep(stack, mt_rules_forget);
+    mt_lock_release(stack->lock);
+    mt_sys_signals_restore(&signals);
+}

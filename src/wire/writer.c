@@ -1,0 +1,300 @@
+/*
+ * The writer's side of a segment (see writer.h, segment.h).
+ *
+ * The whole file is never mapped in the target: an mlockall() there would then populate it, and the target's virtual size would
+ * lie. The descriptor is not kept either, for the target may count or close descriptors. So a further window is had
+ * by mremap() with an old length of 0, which maps the pages of a shared mapping a second time and may reach beyond its
+ * end; the unwanted beginning is unmapped.
+ */
+#include "wire/writer.h"
+
+#include <linux/memfd.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/sys.h"
+
+#ifndef F_ADD_SEALS
+#define F_ADD_SEALS 1033
+#endif
+#ifndef F_SEAL_SEAL
+#define F_SEAL_SEAL 1
+#define F_SEAL_SHRINK 2
+#define F_SEAL_GROW 4
+#endif
+
+#define RING_DIR_CAPACITY 65536u
+#define MODULE_CAPACITY 16384u
+#define STRING_CAPACITY (16u << 20)
+#define FRAME_CAPACITY (4u << 20)
+#define NODE_CAPACITY (256u << 20)
+#define DATA_BYTES (UINT64_C(12) << 30)
+#define WINDOW_BYTES (256u << 10)
+#define SMALL_WINDOW_BYTES (64u << 10)
+#define DIR_OFFSET MT_PAGE_BYTES
+#define HEAD_BYTES (MT_PAGE_BYTES + RING_DIR_CAPACITY * sizeof(uint64_t))
+
+static uint64_t lay_out(struct mt_segment_header *h, uint64_t scale)
+{
+    uint64_t at = DIR_OFFSET;
+
+    h->ring_dir_offset = at;
+    h->ring_dir_capacity = RING_DIR_CAPACITY;
+    at += RING_DIR_CAPACITY * sizeof(uint64_t);
+    h->module_offset = at;
+    h->module_capacity = MODULE_CAPACITY;
+    at += MODULE_CAPACITY * sizeof(struct mt_module);
+    h->string_offset = at;
+    h->string_capacity = STRING_CAPACITY;
+    at += STRING_CAPACITY;
+    h->frame_offset = at;
+    h->frame_capacity = FRAME_CAPACITY;
+    at += FRAME_CAPACITY * sizeof(struct mt_frame);
+    h->node_offset = at;
+    h->node_capacity = NODE_CAPACITY / scale;
+    at += mt_round_up(h->node_capacity * sizeof(struct mt_node), MT_PAGE_BYTES);
+    h->data_offset = at;
+    at += mt_round_up(DATA_BYTES / scale, MT_PAGE_BYTES);
+    h->file_bytes = at;
+    return at;
+}
+
+static int create_file(struct mt_segment_header *h, int *ret_fd)
+{
+    uint64_t limit = UINT64_MAX;
+    struct rlimit rl;
+    int fd, r = -EFBIG;
+
+    if (mt_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &rl) == 0)
+        limit = rl.rlim_cur;
+    fd = (int)mt_sys2(SYS_memfd_create, "memtrace", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return fd;
+    for (uint64_t scale = 1; scale <= 256; scale *= 4) {
+        /* Beyond RLIMIT_FSIZE the call would raise SIGXFSZ: never ask. */
+        if (lay_out(h, scale) > limit)
+            continue;
+        r = (int)mt_sys2(SYS_ftruncate, fd, h->file_bytes);
+        if (r == 0)
+            break;
+    }
+    if (r == 0)
+        r = (int)mt_sys3(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    if (r < 0) {
+        mt_sys_close(fd);
+        return r;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+static void shield(void *p, uint64_t size_bytes)
+{
+    mt_sys_madvise(p, size_bytes, MADV_DONTFORK);
+    mt_sys_madvise(p, size_bytes, MADV_DONTDUMP);
+}
+
+int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
+{
+    struct mt_segment_header layout;
+    struct mt_module unknown;
+    struct mt_writer w;
+    uint32_t id;
+    char *head;
+    int fd, r;
+
+    memset(&layout, 0, sizeof layout);
+    memset(&w, 0, sizeof w);
+    r = create_file(&layout, &fd);
+    if (r < 0)
+        return r;
+    head = (char *)mt_sys6(SYS_mmap, 0, HEAD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (mt_sys_is_error(head)) {
+        mt_sys_close(fd);
+        return (int)(intptr_t)head;
+    }
+    shield(head, HEAD_BYTES);
+    w.header = (struct mt_segment_header *)head;
+    w.ring_dir = (uint64_t *)(head + DIR_OFFSET);
+    *w.header = layout;
+    w.header->version = MT_WIRE_VERSION;
+    w.header->flags = flags;
+    w.header->pid = mt_sys_getpid();
+    w.header->parent_pid = (int32_t)mt_sys0(SYS_getppid);
+    w.header->base_realtime_ns = mt_sys_clock_ns(CLOCK_REALTIME);
+    w.header->base_monotonic_ns = mt_sys_clock_ns(CLOCK_MONOTONIC);
+    w.header->base_stamp = flags & MT_SEGMENT_STAMP_TSC ? mt_clock_tsc_ordered() : 0;
+    w.header->frame_count = 0;
+    w.header->node_count = 1; /* node 0: the empty stack */
+    memset(&unknown, 0, sizeof unknown);
+    unknown.end = UINT64_MAX;
+    unknown.flags = MT_MODULE_UNKNOWN;
+    r = mt_writer_add_module(&w, &unknown, "[unknown]", 9, &id);
+    if (r < 0) {
+        mt_writer_destroy(&w);
+        mt_sys_close(fd);
+        return r;
+    }
+    mt_store_release(&w.header->magic, MT_SEGMENT_MAGIC);
+    *ret_writer = w;
+    *ret_fd = fd;
+    return 0;
+}
+
+static void drop_window(struct mt_window *window)
+{
+    if (window->base)
+        mt_sys_unmap(window->base, window->size_bytes);
+    memset(window, 0, sizeof *window);
+}
+
+void mt_writer_destroy(struct mt_writer *writer)
+{
+    drop_window(&writer->modules);
+    drop_window(&writer->strings);
+    drop_window(&writer->frames);
+    drop_window(&writer->nodes);
+    if (writer->header)
+        mt_sys_unmap(writer->header, HEAD_BYTES);
+    memset(writer, 0, sizeof *writer);
+}
+
+void *mt_writer_map(struct mt_writer *writer, uint64_t offset, uint64_t size_bytes)
+{
+    char *p;
+
+    if (offset + size_bytes > writer->header->file_bytes)
+        return NULL;
+    p = (char *)mt_sys4(SYS_mremap, writer->header, 0, offset + size_bytes, MREMAP_MAYMOVE);
+    if (mt_sys_is_error(p))
+        return NULL;
+    if (offset)
+        mt_sys_unmap(p, offset);
+    shield(p + offset, size_bytes);
+    return p + offset;
+}
+
+/* The address of [at, at + bytes) of a table through its window, which moves on when left. Windows overlap nothing they need. */
+static void *through(struct mt_writer *writer, struct mt_window *window, uint64_t window_bytes, uint64_t at, uint64_t bytes)
+{
+    if (!window->base || at < window->offset || at + bytes > window->offset + window->size_bytes) {
+        struct mt_window next;
+
+        next.offset = at & ~(uint64_t)(MT_PAGE_BYTES - 1);
+        next.size_bytes = mt_round_up(at - next.offset + bytes, window_bytes);
+        if (next.offset + next.size_bytes > writer->header->file_bytes)
+            next.size_bytes = writer->header->file_bytes - next.offset;
+        next.base = mt_writer_map(writer, next.offset, next.size_bytes);
+        if (!next.base)
+            return NULL;
+        drop_window(window);
+        *window = next;
+    }
+    return window->base + (at - window->offset);
+}
+
+static int add_string(struct mt_writer *writer, const char *text, size_t bytes, uint64_t *ret_offset)
+{
+    struct mt_segment_header *h = writer->header;
+    char *p;
+
+    if (h->string_used + bytes > h->string_capacity)
+        return -ENOSPC;
+    p = through(writer, &writer->strings, SMALL_WINDOW_BYTES, h->string_offset + h->string_used, bytes);
+    if (!p)
+        return -ENOMEM;
+    memcpy(p, text, bytes);
+    *ret_offset = h->string_used;
+    mt_store_release(&h->string_used, h->string_used + bytes);
+    return 0;
+}
+
+int mt_writer_add_module(struct mt_writer *writer, const struct mt_module *module, const char *path, size_t path_bytes,
+    uint32_t *ret_id)
+{
+    struct mt_segment_header *h = writer->header;
+    uint32_t id = h->module_count;
+    struct mt_module *slot;
+    uint64_t string_offset;
+    int r;
+
+    if (id >= h->module_capacity)
+        return -ENOSPC;
+    r = add_string(writer, path, path_bytes, &string_offset);
+    if (r < 0)
+        return r;
+    slot = through(
+        writer, &writer->modules, SMALL_WINDOW_BYTES, h->module_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+    if (!slot)
+        return -ENOMEM;
+    *slot = *module;
+    slot->string_offset = string_offset;
+    slot->path_bytes = (uint32_t)path_bytes;
+    mt_store_release(&h->module_count, id + 1);
+    *ret_id = id;
+    return 0;
+}
+
+int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, uint32_t *ret_id)
+{
+    struct mt_segment_header *h = writer->header;
+    uint32_t id = h->frame_count;
+    struct mt_frame *slot;
+
+    if (id >= h->frame_capacity)
+        return -ENOSPC;
+    slot = through(
+        writer, &writer->frames, SMALL_WINDOW_BYTES, h->frame_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+    if (!slot)
+        return -ENOMEM;
+    *slot = *frame;
+    mt_store_release(&h->frame_count, id + 1);
+    *ret_id = id;
+    return 0;
+}
+
+int mt_writer_add_node(struct mt_writer *writer, uint32_t parent, uint32_t frame, uint32_t *ret_id)
+{
+    struct mt_segment_header *h = writer->header;
+    uint32_t id = h->node_count;
+    struct mt_node *slot;
+
+    if (id >= h->node_capacity)
+        return -ENOSPC;
+    slot = through(writer, &writer->nodes, WINDOW_BYTES, h->node_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+    if (!slot)
+        return -ENOMEM;
+    slot->parent = parent;
+    slot->frame = frame;
+    mt_store_release(&h->node_count, id + 1);
+    *ret_id = id;
+    return 0;
+}
+
+int mt_writer_add_ring(
+    struct mt_writer *writer, int32_t tid, uint64_t capacity_words, struct mt_ring **ret_ring, uint64_t **ret_words)
+{
+    struct mt_segment_header *h = writer->header;
+    uint64_t capacity = 512, bytes, offset;
+    struct mt_ring *ring;
+
+    while (capacity < capacity_words)
+        capacity *= 2;
+    bytes = MT_PAGE_BYTES + capacity * sizeof(uint64_t);
+    offset = h->data_offset + h->data_used;
+    if (h->ring_count >= h->ring_dir_capacity || offset + bytes > h->file_bytes)
+        return -ENOSPC;
+    ring = mt_writer_map(writer, offset, bytes);
+    if (!ring)
+        return -ENOMEM;
+    ring->magic = MT_RING_MAGIC;
+    ring->owner_tid = tid;
+    ring->capacity_words = capacity;
+    ring->data_offset = offset + MT_PAGE_BYTES;
+    mt_store_relaxed(&h->data_used, h->data_used + bytes);
+    writer->ring_dir[h->ring_count] = offset;
+    mt_store_release(&h->ring_count, h->ring_count + 1); /* R5 */
+    *ret_ring = ring;
+    *ret_words = (uint64_t *)((char *)ring + MT_PAGE_BYTES);
+    return 0;
+}
