@@ -1,0 +1,366 @@
+/*
+ * Rings to records in their true order. wire/ring.h explains the horizon and its proof; in short: records below it, merged
+ * by stamp, are in the order in which things happened to every address.
+ *
+ * A process with a single ring needs none of it. That is decided after the ring's head was read: a record of another
+ * ring which these records could depend on was published before them, and so was its ring (R5, seen through R1).
+ *
+ * Records are copied out of the ring before they are decoded, so that what was checked is what is used, and so that room is given
+ * back early.
+ */
+#include "reader/state.h"
+
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct drain {
+    struct reader *reader;
+    struct target *target;
+    uint64_t horizon; /* records up to this stamp, inclusive, are in order */
+    uint64_t node_count;
+    uint64_t now_stamp; /* for segments whose stamps are not times */
+    bool stamps_are_times;
+    size_t applied, budget;
+    struct mt_event events[BATCH_EVENTS];
+    size_t event_count;
+    struct ring **heap; /* rings with a record at hand, least stamp first */
+    size_t heap_count;
+};
+
+static void give_back(struct ring *ring)
+{
+    mt_store_release(&ring->shared->tail, ring->tail); /* R2 */
+    mt_fence_seq_cst(); /* R4: the store of tail before the load of waiting, against the writer's opposite order */
+    if (MT_UNLIKELY(mt_load_relaxed(&ring->shared->waiting))) {
+        mt_fetch_add_acq_rel(&ring->shared->tail_signal, 1);
+        syscall(SYS_futex, &ring->shared->tail_signal, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+    }
+}
+
+/* Copies the next words of [tail, limit) behind those not yet decoded. */
+static void refill(struct ring *ring)
+{
+    uint64_t left = ring->used - ring->at, wanted = ring->limit - ring->tail, at, first;
+
+    if (!ring->buffer) {
+        ring->buffer = malloc(CHUNK_WORDS * sizeof(uint64_t));
+        if (!ring->buffer)
+            return; /* the records stay in the ring: tried again in the next round */
+    }
+    memmove(ring->buffer, ring->buffer + ring->at, left * sizeof(uint64_t));
+    ring->at = 0;
+    if (wanted > CHUNK_WORDS - left)
+        wanted = CHUNK_WORDS - left;
+    at = ring->tail & (ring->capacity - 1);
+    first = wanted < ring->capacity - at ? wanted : ring->capacity - at;
+    memcpy(ring->buffer + left, ring->words + at, first * sizeof(uint64_t));
+    memcpy(ring->buffer + left + first, ring->words, (wanted - first) * sizeof(uint64_t));
+    ring->used = (uint32_t)(left + wanted);
+    ring->tail += wanted;
+    give_back(ring);
+}
+
+/* What cannot be understood cannot be skipped by a length either: everything the ring holds so far is given up. */
+static void give_up(struct drain *d, struct ring *ring)
+{
+    d->target->lost_decode++;
+    ring->at = ring->used = 0;
+    ring->record_words = 0;
+    ring->tail = ring->limit;
+    give_back(ring);
+}
+
+/* Finds the ring's next record; false if there is none up to its limit. */
+static bool next_record(struct drain *d, struct ring *ring)
+{
+    uint64_t left, stamp;
+
+    for (;;) {
+        left = ring->used - ring->at;
+        ring->record_words = left ? decode_length(ring->buffer + ring->at, left) : 0;
+        if (MT_LIKELY(ring->record_words))
+            break;
+        if (ring->tail == ring->limit || left == CHUNK_WORDS) {
+            if (left)
+                give_up(d, ring);
+            return false;
+        }
+        refill(ring);
+        if (ring->used == ring->at)
+            return false;
+    }
+    stamp = ring->buffer[ring->at] >> MT_RECORD_STAMP_SHIFT;
+    ring->record_stamp = stamp > ring->newest ? stamp : ring->newest;
+    return true;
+}
+
+static void flush_events(struct drain *d)
+{
+    mt_live_apply(d->target->live, d->events, d->event_count);
+    d->event_count = 0;
+}
+
+static void apply_special(struct drain *d, struct ring *ring, struct decoded *record)
+{
+    struct target *target = d->target;
+    uint32_t type = record->event.type;
+
+    flush_events(d);
+    switch (type) {
+    case MT_RECORD_HEAP_CREATE:
+        mt_live_heap_create(target->live, record->event.extra, record->text, record->text_bytes);
+        break;
+    case MT_RECORD_MARK:
+    case MT_RECORD_PHASE_BEGIN:
+    case MT_RECORD_PHASE_END:
+    case MT_RECORD_ITERATION:
+    case MT_RECORD_SNAPSHOT:
+        mt_live_text(target->live,
+            &(struct mt_live_text_event){.type = type,
+                .stamp = record->event.stamp,
+                .text = record->text,
+                .text_bytes = record->text_bytes,
+                .rss_bytes = record->resident,
+                .vms_bytes = record->virtual_bytes});
+        sample_take(d->reader, target, record->event.stamp, record);
+        break;
+    case MT_RECORD_THREAD: {
+        uint32_t thread = mt_live_thread(target->live);
+        if (thread != UINT32_MAX)
+            ring->thread = thread;
+        break;
+    }
+    default:
+        life_record(d->reader, target, ring, record);
+        break;
+    }
+}
+
+static bool is_plain(uint32_t type)
+{
+    return (type >= MT_RECORD_ALLOC && type <= MT_RECORD_HEAP_FREE);
+}
+
+/* Applies the record at hand and moves on behind it. */
+static void take_record(struct drain *d, struct ring *ring)
+{
+    struct target *target = d->target;
+    struct decoded record;
+
+    if (MT_UNLIKELY(!decode_record(ring->buffer + ring->at, ring->record_words, d->node_count, &record))) {
+        target->lost_decode++;
+    } else {
+        record.event.thread = ring->thread;
+        record.event.stamp = d->stamps_are_times ? ring->record_stamp : d->now_stamp;
+        if (MT_UNLIKELY(target->exec_ring == ring)) { /* the thread lives on: its exec failed */
+            target->exec_seen = false;
+            target->exec_ring = NULL;
+        }
+        if (record.event.stamp > target->newest)
+            target->newest = record.event.stamp;
+        if (MT_LIKELY(is_plain(record.event.type))) {
+            d->events[d->event_count++] = record.event;
+            if (d->event_count == BATCH_EVENTS)
+                flush_events(d);
+        } else {
+            apply_special(d, ring, &record);
+        }
+    }
+    ring->newest = ring->record_stamp;
+    ring->at += ring->record_words;
+    ring->record_words = 0;
+    d->applied++;
+}
+
+/* ---- merge ----------------------------------------------------------------------------------------------------- */
+
+static bool takes_away(const struct ring *ring)
+{
+    switch (ring->buffer[ring->at] & MT_RECORD_TYPE_MASK) {
+    case MT_RECORD_FREE:
+    case MT_RECORD_REALLOC_BEGIN:
+    case MT_RECORD_UNMAP_BEGIN:
+    case MT_RECORD_REMAP_BEGIN:
+    case MT_RECORD_HEAP_FREE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Of two equal stamps a free comes first: an address is free before it is handed out again. */
+static bool before(const struct ring *a, const struct ring *b)
+{
+    if (a->record_stamp != b->record_stamp)
+        return a->record_stamp < b->record_stamp;
+    return takes_away(a) && !takes_away(b);
+}
+
+static void sift_down(struct drain *d, size_t i)
+{
+    struct ring *ring = d->heap[i];
+
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= d->heap_count)
+            break;
+        if (child + 1 < d->heap_count && before(d->heap[child + 1], d->heap[child]))
+            child++;
+        if (!before(d->heap[child], ring))
+            break;
+        d->heap[i] = d->heap[child];
+        i = child;
+    }
+    d->heap[i] = ring;
+}
+
+/*
+ * A ring of which everything published has been applied, with a record in flight: that record's stamp is above the last
+ * published one, and not below the time at which the ring was last seen idle. So much is certain up to there.
+ */
+static void ring_is_empty(struct drain *d, const struct ring *ring)
+{
+    uint64_t certain = ring->idle_at > ring->newest ? ring->idle_at - 1 : ring->newest;
+
+    if (ring->busy && certain < d->horizon)
+        d->horizon = certain;
+}
+
+static void merge(struct drain *d)
+{
+    for (size_t i = d->heap_count; i-- > 0;)
+        sift_down(d, i);
+    while (d->heap_count > 0 && d->applied < d->budget) {
+        struct ring *ring = d->heap[0];
+        const struct ring *second = NULL;
+
+        if (ring->record_stamp > d->horizon)
+            break;
+        if (d->heap_count > 1) {
+            second = d->heap[1];
+            if (d->heap_count > 2 && before(d->heap[2], second))
+                second = d->heap[2];
+        }
+        /* As long as this ring is first, no other needs to be looked at. */
+        do {
+            take_record(d, ring);
+            if (!next_record(d, ring)) {
+                ring_is_empty(d, ring);
+                d->heap[0] = d->heap[--d->heap_count];
+                break;
+            }
+        } while (ring->record_stamp <= d->horizon && (!second || before(ring, second)) && d->applied < d->budget);
+        if (d->heap_count > 0)
+            sift_down(d, 0);
+    }
+}
+
+/* ---- rounds ---------------------------------------------------------------------------------------------------- */
+
+/* A head that no writer could have made: the ring is not read any more. */
+static bool read_head(struct target *target, struct ring *ring)
+{
+    uint64_t head = mt_load_acquire(&ring->shared->head); /* R1 */
+
+    if (head - ring->tail > ring->capacity) {
+        ring->bad = true;
+        target->lost_decode++;
+        return false;
+    }
+    ring->limit = head;
+    return true;
+}
+
+static uint64_t stamp_horizon(const struct target *target)
+{
+    if (target->layout.flags & MT_SEGMENT_STAMP_TSC)
+        return mt_clock_tsc_ordered() - target->layout.base_stamp;
+    return mt_load_acquire(&target->header->sequence);
+}
+
+/* Sets every ring's limit; returns the stamp (inclusive) up to which idle rings are certain. */
+static uint64_t find_horizon(struct target *target)
+{
+    uint64_t now;
+
+    attach_rings(target);
+    for (size_t i = 0; i < target->ring_count; i++)
+        target->rings[i]->busy = false;
+    if (target->gone) { /* nobody writes any more, and what busy says is old */
+        for (size_t i = 0; i < target->ring_count; i++)
+            if (!target->rings[i]->bad)
+                read_head(target, target->rings[i]);
+        return UINT64_MAX;
+    }
+    if (target->ring_count == 1 && !target->rings[0]->bad) {
+        read_head(target, target->rings[0]);
+        if (mt_load_acquire(&target->header->ring_count) == 1)
+            return UINT64_MAX;
+    }
+    now = stamp_horizon(target);
+    if (target->layout.flags & MT_SEGMENT_ASYMMETRIC_FENCE)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0); /* R3 */
+    else
+        mt_fence_seq_cst();
+    attach_rings(target);
+    for (size_t i = 0; i < target->ring_count; i++) {
+        struct ring *ring = target->rings[i];
+
+        if (ring->bad)
+            continue;
+        ring->busy = mt_load_acquire(&ring->shared->busy) != 0; /* R3, then R1 */
+        if (read_head(target, ring) && !ring->busy)
+            ring->idle_at = now;
+    }
+    return now ? now - 1 : 0;
+}
+
+bool order_pending(const struct target *target)
+{
+    if (!target->header)
+        return false;
+    for (size_t i = 0; i < target->ring_count; i++) {
+        const struct ring *ring = target->rings[i];
+        if (!ring->bad && (ring->at != ring->used || ring->tail != mt_load_acquire(&ring->shared->head)))
+            return true;
+    }
+    return mt_load_acquire(&target->header->ring_count) > target->ring_count;
+}
+
+size_t order_drain(struct reader *reader, struct target *target, size_t budget)
+{
+    struct drain d = {.reader = reader, .target = target, .budget = budget};
+    struct ring *few[16];
+
+    if (!target->header)
+        return 0;
+    d.horizon = find_horizon(target);
+    /* After the heads: every node that the records mention is below this. */
+    d.node_count = mt_load_acquire(&target->header->node_count);
+    if (d.node_count > target->layout.node_capacity)
+        d.node_count = target->layout.node_capacity;
+    d.stamps_are_times = target->layout.flags & MT_SEGMENT_STAMP_TSC;
+    if (!d.stamps_are_times)
+        d.now_stamp = stamp_now(target);
+    d.heap = target->ring_count <= MT_ARRAY_LEN(few) ? few : malloc(target->ring_count * sizeof(*d.heap));
+    if (!d.heap)
+        return 0;
+    for (size_t i = 0; i < target->ring_count; i++) {
+        struct ring *ring = target->rings[i];
+        if (ring->bad)
+            continue;
+        if ((ring->at != ring->used || ring->tail != ring->limit) && next_record(&d, ring))
+            d.heap[d.heap_count++] = ring;
+        else
+            ring_is_empty(&d, ring);
+    }
+    merge(&d);
+    flush_events(&d);
+    if (d.heap != few)
+        free(d.heap);
+    return d.applied;
+}

@@ -1,0 +1,280 @@
+/*
+ * What the files of this folder share: the reader, its targets and their rings.
+ *
+ *   main.c     start and end                       control.c  socket and messages
+ *   loop.c     drain, sleep, commit, write
+ *   attach.c   segment -> validated layout          order.c    rings -> records in true order
+ *   decode.c   words -> typed events                life.c     processes: forks, execs, ends
+ *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
+ *   tables.c   modules, frames, nodes, checked      write.c    everything -> store
+ */
+#ifndef MT_READER_STATE_H
+#define MT_READER_STATE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "live/live.h"
+#include "reader/reader.h"
+#include "store/store.h"
+#include "wire/wire.h"
+
+enum {
+    CHUNK_WORDS = 4096,  /* copied out of a ring at a time; the longest record fits */
+    BATCH_EVENTS = 256,  /* decoded before they are applied */
+    SAMPLES_MAX = 1000,
+    SNAPSHOTS_MAX = 20,
+};
+
+/* A segment's layout as it was when it was checked: the header in shared memory may change, this does not. */
+struct layout {
+    uint64_t file_bytes, base_stamp, base_monotonic_ns;
+    uint64_t ring_dir_offset, ring_dir_capacity;
+    uint64_t module_offset, module_capacity;
+    uint64_t string_offset, string_capacity;
+    uint64_t frame_offset, frame_capacity;
+    uint64_t node_offset, node_capacity;
+    uint32_t flags;
+    int32_t pid, parent_pid; /* as the target sees them */
+};
+
+struct ring {
+    struct mt_ring *shared;
+    const uint64_t *words; /* in shared memory */
+    uint64_t capacity;
+    uint64_t tail;         /* next word to copy out */
+    uint64_t limit;        /* head as of this round */
+    uint64_t newest;       /* highest stamp decoded: what orders the ring (wire/ring.h: nested records) */
+    uint64_t idle_at;      /* no record that comes later has a stamp below this */
+    uint64_t *buffer;      /* CHUNK_WORDS words copied out; [at, used) not yet decoded */
+    uint32_t at, used;
+    uint32_t record_words; /* of the record at `at`; 0: none */
+    uint64_t record_stamp; /* its place in the order */
+    uint32_t thread;       /* in live/ */
+    bool busy;             /* as of this round: a record is in flight */
+    bool bad;              /* header cannot be believed: never read */
+};
+
+struct samples {
+    struct mt_store_sample rows[SAMPLES_MAX];
+    size_t count;
+    size_t written; /* rows at the front that are in the database */
+    uint64_t interval_ns, next_ns; /* monotonic */
+    unsigned taken;
+};
+
+struct snapshot { /* interval: the larger sites */
+    uint64_t at; /* stamp */
+    struct mt_live_row *rows;
+    size_t count;
+    bool written;
+};
+
+struct tables {
+    struct mt_store_module *modules;
+    struct mt_store_frame *frames;
+    struct mt_store_node *nodes;
+    size_t module_count, frame_count, node_count;
+    size_t module_capacity, frame_capacity, node_capacity;
+};
+
+enum source { SOURCE_TARGET = 1, SOURCE_CLIENT }; /* whose descriptor epoll speaks of; the first member of both */
+
+struct target {
+    enum source source;
+    struct target *next;
+    int pid;     /* in the reader's pid namespace */
+    int pid_there; /* as the target sees it */
+    int parent_there;
+    int pidfd;   /* -1: gone already */
+    int proc_fd; /* /proc/<pid>, -1: none */
+    char *exe, *command, *cwd;
+    int64_t process_id, parent_process_id; /* 0: not in the database yet */
+    struct target *parent;
+    int64_t started_ns;
+
+    /* A child that a FORK record told of, before (or without) a HELLO of its own, has no segment. */
+    struct mt_segment_header *header; /* NULL: none */
+    int segment_fd;
+    struct layout layout;
+    struct ring **rings;
+    size_t ring_count;
+    struct mt_live *live;
+    struct tables tables;
+    int64_t *site_ids; /* by site of live/; 0: not in the database yet */
+    size_t site_id_capacity;
+
+    uint64_t newest; /* highest stamp applied */
+    uint64_t lost[16]; /* the segment's ledger as last read */
+    uint64_t lost_decode;
+    uint64_t live_bytes_seen; /* its part of the run's live bytes */
+
+    struct samples *samples;
+    struct snapshot snapshots[SNAPSHOTS_MAX];
+    size_t snapshot_count;
+    uint64_t snapshot_interval_ns, snapshot_next_ns;
+    struct mt_live_note *notes; /* taken from live/, not yet in the database */
+    size_t note_count;
+    uint64_t peak_rss_bytes, overhead_bytes, rss_bytes;
+
+    bool fork_seen; /* the parent's FORK record has been matched */
+    bool gone;      /* the process or its image is no more: everything published is final */
+    bool finished;  /* drained to the end, waits to be written */
+    bool exit_seen, exec_seen;
+    uint32_t exit_kind;
+    int exit_value;
+    uint64_t exec_stamp;
+    const struct ring *exec_ring; /* the thread that called exec */
+    bool wait_status_known;
+    int wait_status;
+    struct mt_store_end end;
+    bool is_root;
+    bool begun_now; /* process_id comes from the transaction under way */
+    uint32_t commit_wanted; /* as of the drain that covers it */
+};
+
+struct forgotten {
+    struct forgotten *next;
+    int64_t process_id;
+    int pid_there, parent_there;
+    bool fork_seen;
+};
+
+struct client {
+    enum source source;
+    struct client *next;
+    int fd;
+    int pid;
+    bool run; /* `memtrace run`: the run lasts at least until it has its answer */
+    bool wants_done;
+    uint64_t since_ns; /* connected; wants_done: since then */
+};
+
+struct reader {
+    const char *database, *label; /* database: absolute */
+    bool log, failed;
+    struct mt_store *store;
+    int64_t run_id;
+    char *run_command, *run_cwd;
+    uint64_t run_start_monotonic_ns;
+    uint64_t tsc_base, tsc_base_ns; /* read together at the start */
+    bool in_fallback;
+
+    int epoll_fd, listen_fd, doorbell_fd;
+    struct mt_doorbell *doorbell;
+    char socket_name[MT_SOCKET_NAME_MAX_BYTES];
+    struct client *clients;
+    uint64_t hello_deadline_ns;
+    bool started; /* a HELLO or RUN has come */
+
+    struct target *targets; /* in the order of their appearance; until written */
+    struct target *last_target;
+    struct forgotten *forgotten; /* written; for FORK records that come late */
+    struct mt_store_totals done; /* sums over processes already written */
+    uint64_t done_live_bytes;
+    uint64_t run_live_bytes, run_peak_bytes;
+    uint64_t run_peak_rss_bytes;
+    int root_pid; /* as the target sees it; 0: not known */
+    bool root_ended;
+    struct mt_store_end root_end;
+    bool expect_end; /* root_end holds although the root is not yet gone */
+    bool root_status_known;
+    int root_status, root_status_pid;
+    uint64_t last_write_ns, next_checkpoint_ns, checkpoint_interval_ns, finished_since_ns;
+    uint64_t reported_lost;
+
+    /* The waker: a thread that sleeps in epoll and rings the doorbell, so that the main thread has one place to sleep. */
+    pthread_t waker;
+    uint32_t events_pending; /* futex */
+};
+
+/* main.c */
+void reader_log(const struct reader *reader, const char *format, ...) MT_PRINTF(2, 3);
+
+/* loop.c */
+int loop_run(struct reader *reader);
+int loop_start_waker(struct reader *reader);
+void loop_account(struct reader *reader, struct target *target); /* its part of the run's live bytes and peak */
+
+/* control.c. All return 0 or -errno. */
+int control_start(struct reader *reader, int fd);
+void control_event(struct reader *reader, struct client *client); /* NULL: the listening socket */
+/* DONE to a `memtrace run` that waits for it since before_ns or longer. Returns whether there was one. */
+bool control_answer_done(struct reader *reader, uint64_t before_ns, int error);
+bool control_done_wanted(const struct reader *reader, uint64_t before_ns);
+/* Is anybody connected whose message could still come? A `memtrace run` until it has DONE, others for some seconds. */
+bool control_busy(const struct reader *reader, uint64_t now_ns);
+void control_finish(struct reader *reader);
+
+/* attach.c. The segment is checked in full before anything is believed. Takes over fd on success. */
+int attach_segment(struct target *target, int fd);
+void detach_segment(struct target *target);
+int layout_check(const struct mt_segment_header *header, uint64_t file_bytes, struct layout *ret_layout);
+/* Finds rings that are new. Returns how many there are, bad ones included. */
+size_t attach_rings(struct target *target);
+
+/* order.c. Applies what is published, in true order; at most about budget events. Returns the number of records applied. */
+size_t order_drain(struct reader *reader, struct target *target, size_t budget);
+bool order_pending(const struct target *target);
+
+/* decode.c */
+struct decoded {
+    struct mt_event event;
+    const char *text; /* in the buffer */
+    uint32_t text_bytes;
+    uint64_t resident, virtual_bytes;
+};
+/* Length of the record that starts at words[0], of `available` words; 0: not a record. */
+uint32_t decode_length(const uint64_t *words, uint64_t available);
+/* Fills the event. node_count: ids at or above are refused. Returns false for what cannot be. */
+bool decode_record(const uint64_t *words, uint32_t length, uint64_t node_count, struct decoded *ret_decoded);
+
+/* life.c */
+struct target *life_hello(struct reader *reader, int pid, int segment_fd, int *ret_error);
+void life_forked(struct reader *reader, struct target *parent, int pid_there);
+void life_pid_event(struct reader *reader, struct target *target);
+void life_record(struct reader *reader, struct target *target, const struct ring *ring, const struct decoded *record);
+void life_finish(struct reader *reader, struct target *target);
+/* Sets target->end from its EXIT record, before the kernel has said anything. */
+void life_expect_end(struct reader *reader, struct target *target);
+void life_free(struct target *target);
+struct target *life_find(struct reader *reader, int pid);
+bool life_any_alive(const struct reader *reader);
+
+/* proc.c */
+struct proc_memory {
+    uint64_t rss_bytes, rss_anon_bytes, rss_file_bytes, vms_bytes;
+};
+int proc_pidfd_open(int pid);
+int proc_open(int pid);
+char *proc_link(int proc_fd, const char *name);
+char *proc_command(int proc_fd); /* words quoted as a shell needs, bounded */
+int proc_memory(int proc_fd, struct proc_memory *ret_memory);
+uint64_t proc_peak_rss(int proc_fd);
+bool proc_wait_status(int pidfd, int proc_fd, int *ret_status);
+uint64_t proc_start_ticks(int pid);
+
+/* sample.c */
+void sample_take(struct reader *reader, struct target *target, uint64_t at_stamp, const struct decoded *record);
+void sample_due(struct reader *reader, struct target *target, uint64_t now_ns);
+uint64_t sample_overhead(const struct target *target);
+uint64_t stamp_now(const struct target *target);
+int64_t stamp_to_run_ns(const struct reader *reader, const struct target *target, uint64_t stamp);
+uint64_t ticks_to_ns(const struct reader *reader, const struct target *target, uint64_t ticks);
+
+/* tables.c: copies what is new, checked, out of the segment. What cannot be believed becomes module 0, the empty stack. */
+int tables_update(struct target *target);
+void tables_finish(struct tables *tables);
+
+/* write.c */
+int write_open(struct reader *reader);
+int write_run_begin(struct reader *reader);
+/* Writes targets (only: that one; NULL: all) and the run; with_sites: what needs symbols too. Frees those finished. */
+int write_all(struct reader *reader, struct target *only, bool with_sites, unsigned patience_ms);
+int write_end(struct reader *reader);
+/* What is not yet written goes to a database in $TMPDIR or /tmp. */
+int write_fall_back(struct reader *reader);
+
+#endif
