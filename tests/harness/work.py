@@ -1,0 +1,94 @@
+"""Real programs at work: what they are given, and how they are called. Shared by the tests and the benchmarks."""
+
+import os
+import shutil
+import subprocess
+
+SYSTEM_PYTHON = "/usr/bin/python3"  # its modules are the distribution's, whatever python3 is first on PATH
+
+
+class Missing(Exception):
+    """A program that is not installed: the test is skipped, and says so."""
+
+
+def need(program):
+    path = shutil.which(program)
+    if not path:
+        raise Missing(f"{program} is not installed")
+    return path
+
+
+def sqlite(folder, rows=600000):
+    script = f"{folder}/work.sql"
+    with open(script, "w") as f:
+        f.write(f"""CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, n INTEGER);
+WITH RECURSIVE c (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {rows})
+INSERT INTO t SELECT i, 'name-' || (i * 7919 % 10007), i % 97 FROM c;
+CREATE INDEX t_name ON t (name);
+SELECT COUNT(*), SUM(c) FROM (SELECT name, COUNT(*) c, GROUP_CONCAT(n) g FROM t GROUP BY name);
+SELECT n, AVG(id) FROM t GROUP BY n ORDER BY 2 LIMIT 5;
+""")
+    return [need("sqlite3"), "-batch", "-init", script, ":memory:", ".quit"]
+
+
+def jq(folder, objects=200000):
+    path = f"{folder}/objects.json"
+    with open(path, "w") as f:
+        for i in range(objects):
+            f.write(f'{{"id": {i}, "name": "object {i % 1013}", "tags": ["a", "b{i % 7}"], "value": {i / 8}}}\n')
+    return [need("jq"), "-s", "group_by(.name) | map({name: .[0].name, n: length, sum: map(.value) | add}) | length", path]
+
+
+def c_source(path, functions):
+    with open(path, "w") as f:
+        f.write("typedef struct node { struct node *next; long value; char name[24]; } node;\n")
+        for i in range(functions):
+            f.write(f"""long f{i}(node *list, long a, long b)
+{{
+    long sum = a * {i + 3};
+    for (node *n = list; n; n = n->next) {{
+        switch (n->value % 5) {{
+        case 0: sum += n->value ^ b; break;
+        case 1: sum -= n->name[a & 15]; break;
+        case 2: sum = sum / (n->value | 1) + {i}; break;
+        default: sum += {f'f{i - 1}(n->next, sum, a)' if i else 'b'}; break;
+        }}
+        for (long k = 0; k < b; k++)
+            sum += n->name[k % 24] * k;
+    }}
+    return sum;
+}}
+""")
+
+
+def cc1(folder, functions=400):
+    source = f"{folder}/work.c"
+    c_source(source, functions)
+    lines = subprocess.run([need("gcc"), "-###", "-O2", "-S", source, "-o", f"{folder}/work.s"], capture_output=True,
+                           text=True).stderr.splitlines()
+    line = next((l for l in lines if "/cc1 " in l or '/cc1" ' in l), None)
+    if not line:
+        raise Missing("gcc does not say where its cc1 is")
+    import shlex
+    return shlex.split(line)
+
+
+def sphinx(folder, pages=30):
+    """PYTHONHASHSEED=0 goes with it; the output folder is new each time the command is made."""
+    if subprocess.run([SYSTEM_PYTHON, "-c", "import sphinx"], capture_output=True).returncode:
+        raise Missing("sphinx is not installed")
+    source, out = f"{folder}/site", f"{folder}/html"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(source)
+    with open(f"{source}/conf.py", "w") as f:
+        f.write('project = "site"\nextensions = []\nhtml_theme = "basic"\n')
+    with open(f"{source}/index.rst", "w") as f:
+        f.write("Site\n====\n\n.. toctree::\n\n" + "".join(f"   page{i}\n" for i in range(pages)))
+    for i in range(pages):
+        with open(f"{source}/page{i}.rst", "w") as f:
+            f.write(f"Page {i}\n========\n\n.. _label{i}:\n\n")
+            for s in range(6):
+                f.write(f"Section {s}\n---------\n\nSome *text* with ``code`` and :ref:`a link <label{(i + s) % pages}>`.\n\n"
+                        ".. code-block:: python\n\n   def f(x):\n       return x + 1\n\n* one\n* two\n\n")
+    return [SYSTEM_PYTHON, "-m", "sphinx", "-q", "-j1", "-E", "-b", "html", source, out]
