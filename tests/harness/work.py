@@ -73,7 +73,7 @@ def cc1(folder, functions=400):
     return shlex.split(line)
 
 
-def sphinx(folder, pages=30):
+def sphinx(folder, pages=60):
     """PYTHONHASHSEED=0 goes with it; the output folder is new each time the command is made."""
     if subprocess.run([SYSTEM_PYTHON, "-c", "import sphinx"], capture_output=True).returncode:
         raise Missing("sphinx is not installed")
