@@ -144,13 +144,16 @@ static ssize_t receive(int fd, struct packet *packet)
     return n;
 }
 
-static void answer(struct reader *reader, struct client *client, uint32_t type, int error, bool with_doorbell)
+/* value: WELCOME to a HELLO: 1 to the root, which waits for its commit when it ends. */
+static void answer(
+    struct reader *reader, struct client *client, uint32_t type, int error, int value, bool with_doorbell)
 {
     struct mt_message message = {.magic = MT_MESSAGE_MAGIC,
         .version = MT_WIRE_VERSION,
         .type = type,
         .error = error,
         .pid = getpid(),
+        .value = value,
         .run_id = reader->run_id};
     union {
         char bytes[CMSG_SPACE(sizeof(int))];
@@ -192,7 +195,7 @@ static int run_begin(struct reader *reader, int pid, uint64_t started_ns, const 
 static void on_hello(struct reader *reader, struct client *client, struct packet *packet)
 {
     struct mt_segment_header header;
-    int error = 0, err;
+    int error = 0, root = 0, err;
 
     if (packet->fd < 0) {
         error = EBADF;
@@ -209,11 +212,12 @@ static void on_hello(struct reader *reader, struct client *client, struct packet
         if (target) {
             packet->fd = -1;
             reader->started = true;
+            root = target->is_root;
         }
     }
     if (error)
         reader_log(reader, "process %d is not traced: %s", client->pid, strerror(error));
-    answer(reader, client, MT_MESSAGE_WELCOME, error, error == 0);
+    answer(reader, client, MT_MESSAGE_WELCOME, error, root, error == 0);
 }
 
 static void on_run(struct reader *reader, struct client *client, const struct packet *packet)
@@ -231,7 +235,7 @@ static void on_run(struct reader *reader, struct client *client, const struct pa
         client->run = true;
         reader->started = true;
     }
-    answer(reader, client, MT_MESSAGE_WELCOME, -err, err == 0);
+    answer(reader, client, MT_MESSAGE_WELCOME, -err, 0, err == 0);
 }
 
 static void on_root_status(struct reader *reader, struct client *client, const struct packet *packet)
@@ -277,7 +281,7 @@ static void on_mark(struct reader *reader, struct client *client, const struct p
                 .vms_bytes = memory.vms_bytes});
         sample_take(reader, target, stamp_now(target), NULL);
     }
-    answer(reader, client, MT_MESSAGE_WELCOME, target ? 0 : ESRCH, false);
+    answer(reader, client, MT_MESSAGE_WELCOME, target ? 0 : ESRCH, 0, false);
 }
 
 void control_event(struct reader *reader, struct client *client)
@@ -332,7 +336,7 @@ bool control_answer_done(struct reader *reader, uint64_t before_ns, int error)
 
     for (struct client *c = reader->clients; c; c = c->next) {
         if (c->wants_done && c->since_ns <= before_ns) {
-            answer(reader, c, MT_MESSAGE_DONE, error, false);
+            answer(reader, c, MT_MESSAGE_DONE, error, 0, false);
             c->wants_done = c->run = false;
             any = true;
         }

@@ -85,6 +85,7 @@ bool life_any_alive(const struct reader *reader)
 static void replaced(struct reader *reader, struct target *old)
 {
     old->gone = true;
+    old->replaced = true;
     old->exec_seen = true;
     if (old->pidfd >= 0)
         epoll_ctl(reader->epoll_fd, EPOLL_CTL_DEL, old->pidfd, NULL);
@@ -282,7 +283,8 @@ void life_finish(struct reader *reader, struct target *target)
         return;
     find_end(reader, target);
     if (target->live) {
-        sample_take(reader, target, stamp_now(target), NULL);
+        if (!target->replaced) /* what /proc shows is the new image's */
+            sample_take(reader, target, stamp_now(target), NULL);
         mt_live_finish(target->live, target->newest, target->rss_bytes, 0);
         if (tables_update(target) < 0)
             target->lost_decode++;

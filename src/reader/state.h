@@ -122,6 +122,7 @@ struct target {
     bool fork_seen; /* the parent's FORK record has been matched */
     bool gone;      /* the process or its image is no more: everything published is final */
     bool finished;  /* drained to the end, waits to be written */
+    bool replaced;  /* another image of the same pid has said HELLO */
     bool exit_seen, exec_seen;
     uint32_t exit_kind;
     int exit_value;
