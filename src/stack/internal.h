@@ -21,7 +21,7 @@ enum mt_rule_kind {
     MT_RULE_END,      /* outermost frame */
     MT_RULE_SIGNAL,   /* signal trampoline: the interrupted registers are in the frame */
     MT_RULE_COMPLEX,  /* libunwind steps through it each time */
-    MT_RULE_CUT,      /* no call frame information */
+    MT_RULE_CUT,      /* no call frame information; with an offset: try the frame pointer */
     MT_RULE_ALONE,    /* libunwind is not loaded (yet): one frame, not to be remembered */
 };
 
@@ -86,6 +86,11 @@ int mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *vis
 int mt_modules_init(struct mt_stack *stack);
 /* The module of pc; 0 where there is none. *ret_bias is its load bias. */
 uint32_t mt_module_of(struct mt_stack *stack, uintptr_t pc, uintptr_t *ret_bias);
+/* Whether pc lies in the dynamic loader. */
+bool mt_is_loader(uintptr_t pc);
+/* The whole address range of an object that the loader found for some pc. */
+struct dl_find_object;
+void mt_object_range(const struct dl_find_object *object, uintptr_t *ret_start, uintptr_t *ret_end);
 /* Calls gone(start, end) for each module that is no longer mapped as it was, and drops it. */
 void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, uintptr_t, uintptr_t));
 

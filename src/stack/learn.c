@@ -72,12 +72,11 @@ static int find_proc_info(unw_addr_space_t space, unw_word_t ip, unw_proc_info_t
     if (header[0] != 1 || header[1] != 0x1b || header[2] != 0x03 || header[3] != 0x3b)
         return -UNW_ENOINFO;
     memcpy(&count, header + 8, sizeof count);
-    target->object_start = (uintptr_t)object.dlfo_map_start;
-    target->object_end = (uintptr_t)object.dlfo_map_end;
+    mt_object_range(&object, &target->object_start, &target->object_end);
     memset(&info, 0, sizeof info);
     info.format = UNW_INFO_FORMAT_REMOTE_TABLE;
-    info.start_ip = (unw_word_t)object.dlfo_map_start;
-    info.end_ip = (unw_word_t)object.dlfo_map_end;
+    info.start_ip = target->object_start;
+    info.end_ip = target->object_end;
     info.u.rti.segbase = (unw_word_t)header;
     info.u.rti.table_data = (unw_word_t)(header + 12);
     info.u.rti.table_len = (unw_word_t)count * 8 / sizeof(unw_word_t);

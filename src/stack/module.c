@@ -9,9 +9,11 @@
 #include <elf.h>
 #include <link.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 struct module {
     uintptr_t start, end, bias;
+    uintptr_t probe; /* an address of its code, to ask the loader about */
     const struct link_map *map;
     uint32_t id;
     bool gone;
@@ -30,20 +32,60 @@ int mt_modules_init(struct mt_stack *stack)
     return stack->modules ? 0 : -ENOMEM;
 }
 
-/* Finds the GNU build-id among the notes of an object whose first page is its ELF header. */
-static void read_build_id(uintptr_t start, uintptr_t end, uintptr_t bias, struct mt_module *module)
+/*
+ * The program headers of an object. dlfo_map_start .. dlfo_map_end is only one segment of an object whose segments are not contiguous, so the
+ * headers are had from the auxiliary vector (the program) or from behind the ELF header at the load bias (libraries, the vdso).
+ */
+static const ElfW(Phdr) *program_headers(const struct link_map *map, const struct dl_find_object *object, size_t *ret_count)
 {
-    const ElfW(Ehdr) *ehdr = (const ElfW(Ehdr) *)start;
-    const ElfW(Phdr) *phdr;
+    const ElfW(Ehdr) *ehdr = (const ElfW(Ehdr) *)object->dlfo_map_start;
 
+    if (!map->l_name || !map->l_name[0]) {
+        *ret_count = getauxval(AT_PHNUM);
+        return (const ElfW(Phdr) *)getauxval(AT_PHDR);
+    }
+    if (map->l_addr >= (uintptr_t)object->dlfo_map_start || !mt_sys_readable((const void *)map->l_addr))
+        ehdr = (const ElfW(Ehdr) *)object->dlfo_map_start;
+    else
+        ehdr = (const ElfW(Ehdr) *)map->l_addr;
     if (memcmp(ehdr->e_ident, ELFMAG, SELFMAG) != 0 ||
-        start + ehdr->e_phoff + (size_t)ehdr->e_phnum * sizeof *phdr > end)
-        return;
-    phdr = (const ElfW(Phdr) *)(start + ehdr->e_phoff);
-    for (unsigned i = 0; i < ehdr->e_phnum; i++) {
-        uintptr_t at = bias + phdr[i].p_vaddr, stop = at + phdr[i].p_memsz;
+        ehdr->e_phoff + (size_t)ehdr->e_phnum * sizeof(ElfW(Phdr)) > MT_PAGE_BYTES)
+        return NULL;
+    *ret_count = ehdr->e_phnum;
+    return (const ElfW(Phdr) *)((uintptr_t)ehdr + ehdr->e_phoff);
+}
 
-        if (phdr[i].p_type != PT_NOTE || at < start || stop > end || stop < at)
+void mt_object_range(const struct dl_find_object *object, uintptr_t *ret_start, uintptr_t *ret_end)
+{
+    const struct link_map *map = object->dlfo_link_map;
+    size_t count = 0;
+    const ElfW(Phdr) *phdr = program_headers(map, object, &count);
+    uintptr_t start = (uintptr_t)object->dlfo_map_start, end = (uintptr_t)object->dlfo_map_end;
+
+    for (size_t i = 0; phdr && i < count; i++) {
+        uintptr_t at = map->l_addr + phdr[i].p_vaddr;
+
+        if (phdr[i].p_type != PT_LOAD)
+            continue;
+        if (at < start)
+            start = at & ~(uintptr_t)(MT_PAGE_BYTES - 1);
+        if (at + phdr[i].p_memsz > end)
+            end = at + phdr[i].p_memsz;
+    }
+    *ret_start = start;
+    *ret_end = end;
+}
+
+/* Finds the GNU build-id among an object's notes. */
+static void read_build_id(const struct dl_find_object *object, struct mt_module *module)
+{
+    size_t count = 0;
+    const ElfW(Phdr) *phdr = program_headers(object->dlfo_link_map, object, &count);
+
+    for (size_t i = 0; phdr && i < count; i++) {
+        uintptr_t at = module->load_bias + phdr[i].p_vaddr, stop = at + phdr[i].p_memsz;
+
+        if (phdr[i].p_type != PT_NOTE || at < module->start || stop > module->end || stop < at)
             continue;
         while (at + sizeof(ElfW(Nhdr)) <= stop) {
             const ElfW(Nhdr) *note = (const ElfW(Nhdr) *)at;
@@ -97,7 +139,8 @@ static size_t module_path(const struct link_map *map, char *buffer, size_t size,
     return n;
 }
 
-static uint32_t add(struct mt_stack *stack, const struct dl_find_object *object)
+static uint32_t add(
+    struct mt_stack *stack, const struct dl_find_object *object, uintptr_t start, uintptr_t end, uintptr_t pc)
 {
     struct mt_module_table *table = stack->modules;
     struct module *m = NULL;
@@ -115,24 +158,37 @@ static uint32_t add(struct mt_stack *stack, const struct dl_find_object *object)
         m = &table->modules[table->count];
     }
     memset(&record, 0, sizeof record);
-    record.start = (uintptr_t)object->dlfo_map_start;
-    record.end = (uintptr_t)object->dlfo_map_end;
+    record.start = start;
+    record.end = end;
     record.load_bias = object->dlfo_link_map->l_addr;
     if ((uintptr_t)&mt_module_of >= record.start && (uintptr_t)&mt_module_of < record.end)
         record.flags |= MT_MODULE_SELF;
-    read_build_id(record.start, record.end, record.load_bias, &record);
+    read_build_id(object, &record);
     n = module_path(object->dlfo_link_map, path, sizeof path, &record.flags);
     if (mt_writer_add_module(stack->writer, &record, path, n, &id) < 0)
         return 0;
     m->start = record.start;
     m->end = record.end;
     m->bias = record.load_bias;
+    m->probe = pc;
     m->map = object->dlfo_link_map;
     m->id = id;
     m->gone = false;
     if (m == &table->modules[table->count])
         table->count++;
     return id;
+}
+
+bool mt_is_loader(uintptr_t pc)
+{
+    struct dl_find_object object;
+    uintptr_t start, end;
+
+    /* The function asked lives there. */
+    if (_dl_find_object((void *)&_dl_find_object, &object) != 0)
+        return false;
+    mt_object_range(&object, &start, &end);
+    return pc >= start && pc < end;
 }
 
 uint32_t mt_module_of(struct mt_stack *stack, uintptr_t pc, uintptr_t *ret_bias)
@@ -144,8 +200,7 @@ uint32_t mt_module_of(struct mt_stack *stack, uintptr_t pc, uintptr_t *ret_bias)
     *ret_bias = 0;
     if (_dl_find_object((void *)pc, &object) != 0)
         return 0;
-    start = (uintptr_t)object.dlfo_map_start;
-    end = (uintptr_t)object.dlfo_map_end;
+    mt_object_range(&object, &start, &end);
     *ret_bias = object.dlfo_link_map->l_addr;
     for (size_t i = 0; i < table->count; i++) {
         struct module *m = &table->modules[i];
@@ -157,7 +212,7 @@ uint32_t mt_module_of(struct mt_stack *stack, uintptr_t pc, uintptr_t *ret_bias)
         m->gone = true;
         mt_rules_forget(stack, m->start, m->end);
     }
-    return add(stack, &object);
+    return add(stack, &object, start, end, pc);
 }
 
 void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, uintptr_t, uintptr_t))
@@ -170,9 +225,13 @@ void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, ui
 
         if (m->gone)
             continue;
-        if (_dl_find_object((void *)m->start, &object) == 0 && object.dlfo_link_map == m->map &&
-            (uintptr_t)object.dlfo_map_start == m->start && (uintptr_t)object.dlfo_map_end == m->end)
-            continue;
+        if (_dl_find_object((void *)m->probe, &object) == 0 && object.dlfo_link_map == m->map) {
+            uintptr_t start, end;
+
+            mt_object_range(&object, &start, &end);
+            if (start == m->start && end == m->end)
+                continue;
+        }
         m->gone = true;
         gone(stack, m->start, m->end);
     }

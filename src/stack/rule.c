@@ -118,8 +118,8 @@ static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
 
     frame.module = mt_module_of(stack, pc, &bias);
     if (frame.module == 0) {
-        /* No object: compiled at run time, or a wild pc. */
-        return mt_rule_make(MT_RULE_CUT, 0, 0, cut_frame(stack));
+        /* No object: compiled at run time, or a wild pc. Most such code keeps frame pointers: the walk tries (walk.c). */
+        return mt_rule_make(MT_RULE_CUT, -2, 2, cut_frame(stack));
     }
     frame.offset = pc - bias;
     if (!mt_stack_unwinder_loaded())
@@ -130,6 +130,9 @@ static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
 #endif
     else
         mt_learn(pc, &learnt);
+    /* The loader's entry point has no call frame information, and nothing outside of it. */
+    if (learnt.kind == MT_RULE_CUT && mt_is_loader(pc))
+        learnt.kind = MT_RULE_END;
     if (mt_writer_add_frame(stack->writer, &frame, &frame_id) < 0) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
         return mt_rule_make(learnt.kind, learnt.bp_words, learnt.cfa_words, cut_frame(stack));

@@ -12,6 +12,7 @@ __thread uint32_t mt_stack_internal;
 
 #define FIRST_CAPACITY 4096u
 #define PROBE_SPAN (1u << 20)
+#define FRAME_POINTER_SPAN (1u << 20)
 #define PAGE_OF(address) ((address) & ~(uintptr_t)(MT_PAGE_BYTES - 1))
 
 void *mt_stack_pages(struct mt_stack *stack, size_t size_bytes)
@@ -172,6 +173,26 @@ static MT_COLD size_t walk_by_libunwind(
     return c.count;
 }
 
+/*
+ * Code that is in no object (compiled at run time) has no rules, but its frames are mostly chained by the frame pointer (V8's are). The chain is believed
+ * while it rises within the stack; a stack that does not come to an end that way counts as cut.
+ */
+static MT_COLD int step_by_frame_pointer(
+    struct mt_stack *stack, struct mt_stack_thread *thread, mt_rule rule, struct mt_registers *r)
+{
+    const uintptr_t *slot = (const uintptr_t *)r->bp;
+
+    if (!mt_rule_cfa_bytes(rule) || r->bp < r->sp || r->bp - r->sp > FRAME_POINTER_SPAN ||
+        !readable(stack, thread, r->bp) || !readable(stack, thread, r->bp + sizeof(uintptr_t)) || slot[1] < MT_PAGE_BYTES) {
+        mt_writer_lost(stack->writer, MT_LOSS_STACK_RULE, 1);
+        return -1;
+    }
+    r->sp = r->bp + 2 * sizeof(uintptr_t);
+    r->bp = slot[0];
+    r->pc = slot[1] - 1;
+    return 1;
+}
+
 /* One step outwards. Returns 1: *r is the outer frame, 0: the stack ends here, -1: cut. */
 static MT_ALWAYS_INLINE int step(
     struct mt_stack *stack, struct mt_stack_thread *thread, mt_rule rule, struct mt_registers *r)
@@ -197,8 +218,7 @@ static MT_ALWAYS_INLINE int step(
             return 1;
         }
     case MT_RULE_CUT:
-        mt_writer_lost(stack->writer, MT_LOSS_STACK_RULE, 1);
-        return -1;
+        return step_by_frame_pointer(stack, thread, rule, r);
     default:
         return 0;
     }
@@ -235,7 +255,9 @@ static size_t walk(struct mt_stack *stack, struct mt_stack_thread *thread, struc
             mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
             return count;
         }
-        buffer->frames[count++] = mt_rule_frame(rule);
+        /* A run of frames without rules counts as one: their addresses differ from run to run. */
+        if (!(mt_rule_kind(rule) == MT_RULE_CUT && count && buffer->frames[count - 1] == mt_rule_frame(rule)))
+            buffer->frames[count++] = mt_rule_frame(rule);
         if (step(stack, thread, rule, &r) <= 0)
             return count;
     }
@@ -246,6 +268,7 @@ struct verify {
     const uint32_t *frames;
     size_t count, at;
     bool differs;
+    bool cut; /* libunwind's guesses beyond are not compared */
 };
 
 static bool verify_frame(void *context, uintptr_t pc)
@@ -258,13 +281,14 @@ static bool verify_frame(void *context, uintptr_t pc)
         return false;
     }
     v->at++;
-    return mt_rule_kind(rule) != MT_RULE_CUT;
+    v->cut = mt_rule_kind(rule) == MT_RULE_CUT;
+    return !v->cut;
 }
 
 static MT_COLD void verify(
     struct mt_stack *stack, const uint32_t *frames, size_t count, const struct mt_registers *registers)
 {
-    struct verify v = {stack, frames, count, 0, false};
+    struct verify v = {stack, frames, count, 0, false, false};
     uint64_t signals;
 
     mt_sys_signals_block(&signals);
@@ -274,7 +298,7 @@ static MT_COLD void verify(
     mt_stack_internal--;
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
-    if (v.differs || v.at != v.count)
+    if (v.differs || (v.at != v.count && !v.cut))
         mt_writer_lost(stack->writer, MT_LOSS_STACK_VERIFY, 1);
 }
 
