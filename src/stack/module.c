@@ -19,6 +19,9 @@ struct module {
     bool gone;
 };
 
+/* A variable of the loader's own: tells its object. */
+extern void *__libc_stack_end;
+
 #define MODULES_MAX 4096u
 
 struct mt_module_table {
@@ -184,8 +187,7 @@ bool mt_is_loader(uintptr_t pc)
     struct dl_find_object object;
     uintptr_t start, end;
 
-    /* The function asked lives there. */
-    if (_dl_find_object((void *)&_dl_find_object, &object) != 0)
+    if (_dl_find_object(&__libc_stack_end, &object) != 0)
         return false;
     mt_object_range(&object, &start, &end);
     return pc >= start && pc < end;

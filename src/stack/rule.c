@@ -133,6 +133,11 @@ static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
     /* The loader's entry point has no call frame information, and nothing outside of it. */
     if (learnt.kind == MT_RULE_CUT && mt_is_loader(pc))
         learnt.kind = MT_RULE_END;
+    /* Code without the information is mostly generated (V8's builtins), and keeps frame pointers: the walk tries. */
+    if (learnt.kind == MT_RULE_CUT) {
+        learnt.bp_words = -2;
+        learnt.cfa_words = 2;
+    }
     if (mt_writer_add_frame(stack->writer, &frame, &frame_id) < 0) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
         return mt_rule_make(learnt.kind, learnt.bp_words, learnt.cfa_words, cut_frame(stack));
