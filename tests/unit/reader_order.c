@@ -1,0 +1,282 @@
+/*
+ * Order between rings: the horizon, the merge, positions near 2^63, and threads that hand blocks to each other for real.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "segment_fixture.h"
+
+static struct reader reader;
+
+struct played {
+    struct mt_writer writer;
+    struct target *target;
+    struct fixture_ring rings[8];
+};
+
+static struct played *play(unsigned rings, uint32_t flags, uint64_t capacity, uint64_t start)
+{
+    struct played *p = calloc(1, sizeof(*p));
+    int fd;
+
+    assert_int_equal(mt_writer_create(&p->writer, flags, &fd), 0);
+    p->target = calloc(1, sizeof(*p->target));
+    p->target->pidfd = p->target->proc_fd = -1;
+    p->target->live = mt_live_create();
+    assert_int_equal(attach_segment(p->target, fd), 0);
+    for (unsigned i = 0; i < rings; i++) {
+        assert_int_equal(mt_writer_add_ring(&p->writer, 1 + (int)i, capacity, &p->rings[i].shared, &p->rings[i].words), 0);
+        p->rings[i].shared->head = p->rings[i].shared->tail = start;
+    }
+    return p;
+}
+
+static void end_play(struct played *p)
+{
+    life_free(p->target);
+    mt_writer_destroy(&p->writer);
+    free(p);
+}
+
+static const struct mt_live_totals *totals(const struct played *p)
+{
+    return mt_live_totals(p->target->live);
+}
+
+static void test_records_of_two_rings_are_applied_by_stamp(void **state)
+{
+    struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
+
+    (void)state;
+    /* The address wanders: freed by one thread, handed out to the other. In ring order this would be nonsense. */
+    for (unsigned i = 0; i < 100; i++) {
+        fixture_alloc(&p->rings[i % 2], 10 * i + 1, 0x1000, 8 + i, 0);
+        fixture_free(&p->rings[(i + 1) % 2], 10 * i + 5, 0x1000);
+    }
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 200);
+    assert_int_equal(totals(p)->unmatched_frees, 0);
+    assert_int_equal(totals(p)->assumed_frees, 0);
+    assert_int_equal(totals(p)->live_blocks, 0);
+    assert_int_equal(totals(p)->peak_live_bytes, 107);
+    end_play(p);
+}
+
+static void test_a_free_goes_before_an_allocation_of_the_same_stamp(void **state)
+{
+    struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
+
+    (void)state;
+    fixture_alloc(&p->rings[0], 1, 0x1000, 8, 0);
+    fixture_alloc(&p->rings[0], 5, 0x1000, 9, 0);
+    fixture_free(&p->rings[1], 5, 0x1000);
+    order_drain(&reader, p->target, SIZE_MAX);
+    assert_int_equal(totals(p)->assumed_frees, 0);
+    assert_int_equal(totals(p)->live_bytes, 9);
+    end_play(p);
+}
+
+static void test_a_record_in_flight_holds_the_others_back(void **state)
+{
+    struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
+
+    (void)state;
+    fixture_alloc(&p->rings[1], 10, 0x1000, 1, 0);
+    mt_store_release(&p->rings[1].shared->busy, 1); /* its next record has a stamp above 10 */
+    fixture_alloc(&p->rings[0], 9, 0x2000, 1, 0);
+    fixture_alloc(&p->rings[0], 11, 0x3000, 1, 0);
+    fixture_alloc(&p->rings[0], 12, 0x4000, 1, 0);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 2);
+    assert_true(order_pending(p->target));
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 0);
+    fixture_free(&p->rings[1], 11, 0x2000);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 2);
+    mt_store_release(&p->rings[1].shared->busy, 0);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 1);
+    assert_false(order_pending(p->target));
+    assert_int_equal(totals(p)->live_blocks, 3);
+    /* Idle just now: what comes next is younger than that, however old its last record is. */
+    fixture_alloc(&p->rings[0], 20, 0x5000, 1, 0);
+    mt_store_release(&p->rings[1].shared->busy, 1);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 1);
+    end_play(p);
+}
+
+static void test_a_dead_process_has_nothing_in_flight(void **state)
+{
+    struct played *p = play(3, MT_SEGMENT_STAMP_TSC, 4096, 0);
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        mt_store_release(&p->rings[i].shared->busy, 1);
+        fixture_alloc(&p->rings[i], 100 - i, 0x1000 + 0x1000 * i, 1, 0);
+    }
+    p->target->gone = true;
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 3);
+    end_play(p);
+}
+
+/* Nested records (signal handlers) carry stamps below that of a record before them in the ring. */
+static void test_stamps_that_go_back_keep_the_order_of_the_ring(void **state)
+{
+    struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
+
+    (void)state;
+    fixture_alloc(&p->rings[0], 10, 0x1000, 1, 0);
+    fixture_free(&p->rings[0], 8, 0x1000);
+    fixture_alloc(&p->rings[1], 9, 0x2000, 2, 0);
+    order_drain(&reader, p->target, SIZE_MAX);
+    assert_int_equal(totals(p)->unmatched_frees, 0);
+    assert_int_equal(totals(p)->live_bytes, 2);
+    end_play(p);
+}
+
+static void test_positions_near_the_end_of_their_range(void **state)
+{
+    static const uint64_t starts[] = {(UINT64_C(1) << 63) - 100, UINT64_MAX - 99, (UINT64_C(1) << 32) - 7, 511};
+
+    (void)state;
+    for (size_t s = 0; s < MT_ARRAY_LEN(starts); s++) {
+        struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 512, starts[s]);
+        uint64_t stamp = 1, sent = 0, applied = 0;
+
+        for (unsigned i = 0; i < 5000; i++) {
+            struct fixture_ring *ring = &p->rings[i % 2];
+            while (!fixture_has_room(ring, 5)) {
+                applied += order_drain(&reader, p->target, 64);
+            }
+            fixture_alloc(ring, stamp++, 0x1000 + 16 * i, 16, 0);
+            fixture_free(ring, stamp++, 0x1000 + 16 * i);
+            sent += 2;
+        }
+        fixture_text(&p->rings[0], stamp++, MT_RECORD_MARK, "a text that straddles the end of the ring, or not");
+        while (order_pending(p->target))
+            applied += order_drain(&reader, p->target, SIZE_MAX);
+        assert_int_equal(applied, sent + 1);
+        assert_int_equal(totals(p)->allocated_blocks, 5000);
+        assert_int_equal(totals(p)->freed_blocks, 5000);
+        assert_int_equal(p->target->lost_decode, 0);
+        assert_int_equal(p->rings[0].shared->tail, p->rings[0].shared->head);
+        end_play(p);
+    }
+}
+
+static void test_a_budget_only_postpones(void **state)
+{
+    struct played *p = play(3, MT_SEGMENT_STAMP_TSC, 65536, 0);
+    size_t applied = 0, n;
+
+    (void)state;
+    for (unsigned i = 0; i < 9000; i++)
+        fixture_alloc(&p->rings[i % 3], i + 1, 0x1000 + 16 * i, 1, 0);
+    while ((n = order_drain(&reader, p->target, 100)) > 0) {
+        assert_true(n <= 100);
+        applied += n;
+    }
+    assert_int_equal(applied, 9000);
+    assert_int_equal(totals(p)->live_blocks, 9000);
+    end_play(p);
+}
+
+/* ---- for real -------------------------------------------------------------------------------------------------- */
+
+enum { WRITERS = 3, SLOTS = 16, HANDOVERS = 60000 };
+
+struct writer_thread {
+    struct played *play;
+    struct fixture_ring *ring;
+    unsigned seed;
+};
+
+static uint64_t free_addresses[SLOTS];  /* exchanged by the threads: an "allocator" with 16 addresses */
+static uint32_t writers_left;
+
+static void record(struct writer_thread *w, uint32_t type, uint64_t address)
+{
+    struct mt_ring *ring = w->ring->shared;
+    uint64_t base = w->play->target->layout.base_stamp;
+
+    while (!fixture_has_room(w->ring, 3))
+        sched_yield();
+    mt_store_relaxed(&ring->busy, 1);
+    mt_compiler_fence(); /* R3: the reader's membarrier() does the rest */
+    if (type == MT_RECORD_FREE)
+        fixture_free(w->ring, mt_clock_tsc_ordered() - base, address);
+    else
+        fixture_alloc(w->ring, mt_clock_tsc_ordered() - base, address, 16, 0);
+    mt_store_release(&ring->busy, 0);
+}
+
+static void *writer_main(void *argument)
+{
+    struct writer_thread *w = argument;
+    unsigned rng = w->seed;
+
+    for (unsigned i = 0; i < HANDOVERS; i++) {
+        uint64_t address = 0;
+        unsigned slot;
+
+        for (; !address; rng = rng * 1103515245 + 12345) {
+            slot = (rng >> 16) % SLOTS;
+            address = mt_exchange_acquire(&free_addresses[slot], 0);
+        }
+        record(w, MT_RECORD_ALLOC, address); /* after it was had */
+        record(w, MT_RECORD_FREE, address);  /* before it is given back */
+        mt_store_release(&free_addresses[slot], address);
+    }
+    mt_fetch_add_acq_rel(&writers_left, -1u);
+    return NULL;
+}
+
+static void test_threads_that_hand_addresses_to_each_other(void **state)
+{
+    struct played *p = play(WRITERS, MT_SEGMENT_STAMP_TSC | MT_SEGMENT_ASYMMETRIC_FENCE, 2048, 0);
+    struct writer_thread writers[WRITERS];
+    pthread_t threads[WRITERS];
+
+    (void)state;
+    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);
+    for (unsigned i = 0; i < SLOTS; i++)
+        free_addresses[i] = 0x1000 + 64 * i;
+    writers_left = WRITERS;
+    for (unsigned i = 0; i < WRITERS; i++) {
+        writers[i] = (struct writer_thread){.play = p, .ring = &p->rings[i], .seed = i + 1};
+        pthread_create(&threads[i], NULL, writer_main, &writers[i]);
+    }
+    while (mt_load_acquire(&writers_left) > 0)
+        if (order_drain(&reader, p->target, 5000) == 0)
+            sched_yield();
+    for (unsigned i = 0; i < WRITERS; i++)
+        pthread_join(threads[i], NULL);
+    while (order_pending(p->target))
+        order_drain(&reader, p->target, SIZE_MAX);
+    assert_int_equal(totals(p)->allocated_blocks, WRITERS * HANDOVERS);
+    assert_int_equal(totals(p)->freed_blocks, WRITERS * HANDOVERS);
+    assert_int_equal(totals(p)->unmatched_frees, 0);
+    assert_int_equal(totals(p)->assumed_frees, 0);
+    assert_int_equal(p->target->lost_decode, 0);
+    end_play(p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_records_of_two_rings_are_applied_by_stamp),
+        cmocka_unit_test(test_a_free_goes_before_an_allocation_of_the_same_stamp),
+        cmocka_unit_test(test_a_record_in_flight_holds_the_others_back),
+        cmocka_unit_test(test_a_dead_process_has_nothing_in_flight),
+        cmocka_unit_test(test_stamps_that_go_back_keep_the_order_of_the_ring),
+        cmocka_unit_test(test_positions_near_the_end_of_their_range),
+        cmocka_unit_test(test_a_budget_only_postpones),
+        cmocka_unit_test(test_threads_that_hand_addresses_to_each_other),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
