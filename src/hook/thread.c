@@ -30,6 +30,7 @@ static struct mt_thread *take_over(int tid)
         mt_store_relaxed(&t->ring->busy, 0u);
         mt_store_release(&t->ring->owner_tid, tid); /* R6 */
         memset(t->stack.ranges, 0, sizeof t->stack.ranges);
+        t->stack.memo.count = 0;
         return t;
     }
     return NULL;

@@ -130,3 +130,11 @@ uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t 
     }
     return node;
 }
+
+uint32_t mt_nodes_child(struct mt_stack *stack, uint32_t parent, uint32_t frame)
+{
+    const struct mt_node_table *t = mt_load_acquire(&stack->nodes); /* I1 */
+    uint32_t id = find(t, key_of(parent, frame));
+
+    return MT_LIKELY(id) ? id : add(stack, parent, &frame, 1);
+}

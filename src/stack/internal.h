@@ -98,8 +98,31 @@ void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, ui
 int mt_nodes_init(struct mt_stack *stack);
 uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t count); /* innermost first */
 
+/* One child of a node. */
+uint32_t mt_nodes_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);
+
+/* ---- memo.c ---- */
+int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo);
+void mt_memo_finish(struct mt_memo *memo);
+/* False: this stack is not for the memo (walk it). */
+bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    uint32_t *ret_node);
+
 /* ---- walk.c ---- */
-bool mt_stack_range_ok(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address);
+bool mt_stack_extend_ranges(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address);
+
+/* Whether the aligned word at address may be read. */
+static MT_ALWAYS_INLINE bool mt_stack_readable(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
+{
+    const struct mt_stack_range *range = &thread->ranges[0];
+
+    if (MT_UNLIKELY(address & (sizeof(uintptr_t) - 1)))
+        return false;
+    if (MT_LIKELY(address >= range->low && address < range->high &&
+                  range->generation == mt_load_relaxed(&stack->unmap_generation)))
+        return true;
+    return mt_stack_extend_ranges(stack, thread, address);
+}
 
 /* Anonymous memory that a forked child does not inherit. NULL where there is none. */
 void *mt_stack_pages(struct mt_stack *stack, size_t size_bytes);

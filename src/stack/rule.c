@@ -183,4 +183,5 @@ void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end)
     for (uint64_t i = 0; i <= t->mask; i++)
         if (t->entries[i].pc >= start && t->entries[i].pc < end)
             mt_store_relaxed(&t->entries[i].rule, (uint64_t)MT_RULE_NONE);
+    mt_fetch_add_relaxed(&stack->rule_generation, 1u);
 }

@@ -4,6 +4,7 @@
  *   rule.c    pc -> unwind rule: the cache, and what happens on a miss
  *   learn.c   asks libunwind (remote flavour, made-up registers, token memory) for a rule, once per pc
  *   module.c  pc -> module: the table in the segment, build-ids
+ *   memo.c    a thread's previous stack, verified instead of walked again
  *   walk.c    applies rules from the innermost frame outwards, reading only verified stack memory
  *   intern.c  list of frames -> node
  *   arch/     registers, signal frames
@@ -55,6 +56,7 @@ struct mt_stack {
     uint32_t cut_frame;            /* the frame that stands for code without a rule; valid if cut_frame_known */
     bool cut_frame_known;
     bool verify;
+    uint32_t rule_generation;  /* bumped when rules are forgotten */
     uint32_t unmap_generation; /* bumped when the target unmaps memory: verified stack ranges are asked for again */
     uint64_t private_bytes;    /* memory held, for overhead_bytes */
 };
@@ -71,6 +73,24 @@ struct mt_stack_buffer {
     size_t capacity;
 };
 
+/* A frame of a kept stack (memo.c). */
+struct mt_memo_state {
+    uintptr_t pc, sp, bp;
+    const uintptr_t *ra_slot; /* where its return address lies */
+    uintptr_t ra;
+    const uintptr_t *bp_slot; /* where it saved the frame pointer; = ra_slot where it did not */
+    uintptr_t bp_saved;
+    uint32_t frame, node;
+};
+
+/* A thread's previous stack. */
+struct mt_memo {
+    struct mt_memo_state *states; /* outermost first */
+    struct mt_memo_state *fresh;  /* scratch of the same capacity, innermost first */
+    size_t count, capacity;
+    uint64_t generation; /* of rules and mappings, when the list was made */
+};
+
 #define MT_STACK_RANGES 4u
 #define MT_STACK_NESTING 2u
 
@@ -78,6 +98,7 @@ struct mt_stack_buffer {
 struct mt_stack_thread {
     struct mt_stack_range ranges[MT_STACK_RANGES];
     unsigned range_next;
+    struct mt_memo memo;
     struct mt_stack_buffer buffers[MT_STACK_NESTING]; /* a signal handler on top of a capture uses the next one */
 };
 

@@ -52,7 +52,7 @@ int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack)
             return -ENOMEM;
         thread->buffers[i].capacity = FIRST_CAPACITY;
     }
-    return 0;
+    return mt_memo_init(stack, &thread->memo);
 }
 
 void mt_stack_thread_finish(struct mt_stack_thread *thread)
@@ -60,6 +60,7 @@ void mt_stack_thread_finish(struct mt_stack_thread *thread)
     for (unsigned i = 0; i < MT_STACK_NESTING; i++)
         if (thread->buffers[i].frames)
             mt_sys_unmap(thread->buffers[i].frames, thread->buffers[i].capacity * sizeof(uint32_t));
+    mt_memo_finish(&thread->memo);
     memset(thread, 0, sizeof *thread);
 }
 
@@ -85,7 +86,7 @@ static uintptr_t probe_up(uintptr_t from, uintptr_t to)
     return from;
 }
 
-static MT_COLD bool extend_ranges(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
+bool MT_COLD mt_stack_extend_ranges(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
 {
     uint32_t generation = mt_load_relaxed(&stack->unmap_generation);
     uintptr_t page = PAGE_OF(address);
@@ -120,24 +121,6 @@ static MT_COLD bool extend_ranges(struct mt_stack *stack, struct mt_stack_thread
     range->high = page + MT_PAGE_BYTES;
     range->generation = generation;
     return true;
-}
-
-/* Whether the aligned word at address may be read. */
-static MT_ALWAYS_INLINE bool readable(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
-{
-    const struct mt_stack_range *range = &thread->ranges[0];
-
-    if (MT_UNLIKELY(address & (sizeof(uintptr_t) - 1)))
-        return false;
-    if (MT_LIKELY(address >= range->low && address < range->high &&
-                  range->generation == mt_load_relaxed(&stack->unmap_generation)))
-        return true;
-    return extend_ranges(stack, thread, address);
-}
-
-bool mt_stack_range_ok(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)
-{
-    return readable(stack, thread, address);
 }
 
 struct collect {
@@ -183,7 +166,7 @@ static MT_COLD int step_by_frame_pointer(
     const uintptr_t *slot = (const uintptr_t *)r->bp;
 
     if (!mt_rule_cfa_bytes(rule) || r->bp < r->sp || r->bp - r->sp > FRAME_POINTER_SPAN ||
-        !readable(stack, thread, r->bp) || !readable(stack, thread, r->bp + sizeof(uintptr_t)) || slot[1] < MT_PAGE_BYTES) {
+        !mt_stack_readable(stack, thread, r->bp) || !mt_stack_readable(stack, thread, r->bp + sizeof(uintptr_t)) || slot[1] < MT_PAGE_BYTES) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_RULE, 1);
         return -1;
     }
@@ -208,7 +191,7 @@ static MT_ALWAYS_INLINE int step(
         cfa = r->bp + (uintptr_t)mt_rule_cfa_bytes(rule);
         break;
     case MT_RULE_SIGNAL:
-        if (!readable(stack, thread, r->sp) || !readable(stack, thread, r->sp + MT_SIGNAL_FRAME_BYTES - 8)) {
+        if (!mt_stack_readable(stack, thread, r->sp) || !mt_stack_readable(stack, thread, r->sp + MT_SIGNAL_FRAME_BYTES - 8)) {
             mt_writer_lost(stack->writer, MT_LOSS_STACK_READ, 1);
             return -1;
         } else {
@@ -222,14 +205,14 @@ static MT_ALWAYS_INLINE int step(
     default:
         return 0;
     }
-    if (MT_UNLIKELY(cfa <= r->sp || !readable(stack, thread, cfa - sizeof(uintptr_t)))) {
+    if (MT_UNLIKELY(cfa <= r->sp || !mt_stack_readable(stack, thread, cfa - sizeof(uintptr_t)))) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_READ, 1);
         return -1;
     }
     ra = *(const uintptr_t *)(cfa - sizeof(uintptr_t));
     bp_bytes = mt_rule_bp_bytes(rule);
     if (bp_bytes) {
-        if (MT_UNLIKELY(!readable(stack, thread, cfa + (uintptr_t)bp_bytes))) {
+        if (MT_UNLIKELY(!mt_stack_readable(stack, thread, cfa + (uintptr_t)bp_bytes))) {
             mt_writer_lost(stack->writer, MT_LOSS_STACK_READ, 1);
             return -1;
         }
@@ -306,17 +289,24 @@ uint32_t mt_stack_capture(
     struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers, unsigned nesting)
 {
     struct mt_stack_buffer *buffer;
+    uint32_t node, remembered;
     size_t count;
 
     if (MT_UNLIKELY(nesting >= MT_STACK_NESTING || !thread->buffers[nesting].frames)) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
         return 0;
     }
+    if (MT_LIKELY(!nesting && !stack->verify) && MT_LIKELY(mt_memo_capture(stack, thread, registers, &node)))
+        return node;
     buffer = &thread->buffers[nesting];
     count = walk(stack, thread, buffer, registers);
     if (MT_UNLIKELY(stack->verify && mt_stack_unwinder_loaded()))
         verify(stack, buffer->frames, count, registers);
-    return mt_nodes_intern(stack, buffer->frames, count);
+    node = mt_nodes_intern(stack, buffer->frames, count);
+    /* The memo is checked against the walk, which is checked against libunwind. */
+    if (MT_UNLIKELY(stack->verify) && !nesting && mt_memo_capture(stack, thread, registers, &remembered) && remembered != node)
+        mt_writer_lost(stack->writer, MT_LOSS_STACK_VERIFY, 1);
+    return node;
 }
 
 void mt_stack_objects_changed(struct mt_stack *stack)
