@@ -204,4 +204,46 @@ int mt_store_snapshot(struct mt_store *store, int64_t run_id, int64_t process_id
 /* Adds to the ledger; reason is a name of MT_LOSS_REASONS. Replaces the count of that process and reason. */
 int mt_store_loss(struct mt_store *store, int64_t run_id, int64_t process_id, const char *reason, uint64_t count);
 
+/* ---- for commands ------------------------------------------------------------------------------------------------ */
+
+/*
+ * Opens an existing database for reading: -ENOENT where there is none. Nothing is ever written through this handle. Runs
+ * whose reader is dead appear as `lossy` with the loss reason `reader-gone`, whether or not the file could be repaired.
+ */
+int mt_store_open_read(const char *path, struct mt_store **ret_store);
+
+/* Ends the runs that are `running` but whose reader is dead: status `lossy`, loss `reader-gone`. mt_store_open() does this. */
+int mt_store_repair(struct mt_store *store);
+
+/* Whether the process that wrote these two numbers is still the one with that pid. ticks 0: the pid alone decides. */
+bool mt_store_reader_alive(int32_t pid, uint64_t start_ticks);
+
+/* Sets ret_count to the number of runs being written by a living reader; run_id 0: of all runs. */
+int mt_store_running(struct mt_store *store, int64_t run_id, int64_t *ret_count);
+
+/*
+ * A query, and a cursor over its rows. On a handle for reading, everything but a plain read is refused with -EPERM. A statement
+ * that SQLite cannot understand gives -EINVAL; mt_store_error() has SQLite's words. More than one statement: -E2BIG.
+ */
+struct mt_query;
+enum mt_value_kind { MT_VALUE_NULL, MT_VALUE_INTEGER, MT_VALUE_REAL, MT_VALUE_TEXT, MT_VALUE_BLOB };
+
+int mt_query_create(struct mt_store *store, const char *sql, struct mt_query **ret_query);
+void mt_query_destroy(struct mt_query *query); /* accepts NULL */
+void mt_query_bind_integer(struct mt_query *query, int index, int64_t value); /* index from 1 */
+void mt_query_bind_text(struct mt_query *query, int index, const char *value); /* copied */
+/* 1: a row; 0: no more; or -errno (-EINTR after mt_store_interrupt()). */
+int mt_query_step(struct mt_query *query);
+void mt_query_reset(struct mt_query *query); /* to be stepped again, with the values bound */
+int mt_query_columns(const struct mt_query *query);
+const char *mt_query_name(const struct mt_query *query, int column);
+enum mt_value_kind mt_query_kind(struct mt_query *query, int column);
+int64_t mt_query_integer(struct mt_query *query, int column);
+double mt_query_real(struct mt_query *query, int column);
+/* Text of the value as SQLite writes it; NULL for NULL. Valid until the next step. ret_bytes may be NULL. */
+const char *mt_query_text(struct mt_query *query, int column, size_t *ret_bytes);
+bool mt_query_is_explain(const struct mt_query *query);
+/* Makes the call that runs end with -EINTR. The only function that another thread or a signal handler may call. */
+void mt_store_interrupt(struct mt_store *store);
+
 #endif

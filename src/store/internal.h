@@ -1,0 +1,148 @@
+/*
+ * What the files of store/ share: the handle, its statements, its memory of ids.
+ *
+ *   open.c       opening, schema and migrations, batches, closing
+ *   statement.c  prepared statements and SQLite's errors
+ *   run.c        runs, processes, the ledger of losses, repair
+ *   intern.c     modules, frames, stacks: each once per database
+ *   site.c       sites and their responsible frame
+ *   series.c     samples, phases, iterations, marks, snapshots
+ *   runtime.c    which modules and functions are never responsible
+ *   query.c      reading, for the commands
+ *   map.c        a hash table of ids
+ */
+#ifndef MT_STORE_INTERNAL_H
+#define MT_STORE_INTERNAL_H
+
+#include <sqlite3.h>
+
+#include "store/store.h"
+
+#define STORE_APPLICATION_ID 0x6d747261 /* "mtra" */
+#define STORE_SCHEMA_VERSION 1
+
+extern const char mt_store_schema_1[];
+
+/* A pair of numbers -> an id that is not 0. */
+struct id_map {
+    struct id_entry {
+        uint64_t a, b;
+        int64_t id; /* 0: free */
+    } *entries;
+    size_t capacity, count; /* capacity: 0 or a power of two */
+};
+int64_t id_map_get(const struct id_map *map, uint64_t a, uint64_t b); /* 0: not there */
+int id_map_put(struct id_map *map, uint64_t a, uint64_t b, int64_t id);
+void id_map_clear(struct id_map *map);
+
+/* X(symbol, SQL): every statement that is run more than once. */
+#define STORE_STATEMENTS(X)                                                                                            \
+    X(RUN_BEGIN, "INSERT INTO run (label, command, cwd, started_at, reader_pid, reader_start_ticks) "                  \
+                 "VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                                                    \
+    X(RUN_END, "UPDATE run SET status = ?2, wall_ns = nullif(?3, -1), exit_status = nullif(?4, -1), allocated_blocks = ?5, "                   \
+               "allocated_bytes = ?6, freed_blocks = ?7, freed_bytes = ?8, peak_live_bytes = ?9, "                     \
+               "peak_live_blocks = ?10, live_bytes = ?11, live_blocks = ?12, mapped_blocks = ?13, mapped_bytes = ?14, " \
+               "unmapped_bytes = ?15, peak_mapped_bytes = ?16, live_mapped_bytes = ?17, unmatched_frees = ?18, "       \
+               "peak_rss_bytes = ?19, overhead_bytes = ?20, lost_events = ?21, python_bytes = ?22, threads = ?23 "     \
+               "WHERE run_id = ?1")                                                                                    \
+    X(PROCESS_BEGIN, "INSERT INTO process (run_id, parent_process_id, pid, exe, command, started_ns, allocator, "      \
+                     "python_version) VALUES (?1, nullif(?2, 0), ?3, ?4, ?5, ?6, ?7, ?8)")                             \
+    X(PROCESS_UPDATE, "UPDATE process SET exe = coalesce(?2, exe), command = coalesce(?3, command), "                  \
+                      "allocator = coalesce(?4, allocator), python_version = coalesce(?5, python_version), "           \
+                      "parent_process_id = coalesce(nullif(?6, 0), parent_process_id) WHERE process_id = ?1")          \
+    X(PROCESS_TOTALS, "UPDATE process SET allocated_blocks = ?2, allocated_bytes = ?3, freed_blocks = ?4, "            \
+                      "freed_bytes = ?5, peak_live_bytes = ?6, peak_live_blocks = ?7, live_bytes = ?8, "               \
+                      "live_blocks = ?9, mapped_blocks = ?10, mapped_bytes = ?11, unmapped_bytes = ?12, "              \
+                      "peak_mapped_bytes = ?13, live_mapped_bytes = ?14, unmatched_frees = ?15, peak_rss_bytes = ?16, " \
+                      "overhead_bytes = ?17, lost_events = ?18, python_bytes = ?19, threads = ?20 "                    \
+                      "WHERE process_id = ?1")                                                                         \
+    X(PROCESS_END, "UPDATE process SET ended_ns = nullif(?2, -1), end_kind = ?3, exit_status = nullif(?4, -1) WHERE process_id = ?1")          \
+    X(MODULE_FIND, "SELECT module_id FROM module WHERE identity = ?1")                                                 \
+    X(MODULE_ADD, "INSERT INTO module (identity, path, name) VALUES (?1, ?2, ?3)")                                     \
+    X(FRAME_FIND, "SELECT frame_id FROM frame WHERE module_id = ?1 AND offset = ?2")                                   \
+    X(FRAME_ADD, "INSERT INTO frame (module_id, offset) VALUES (?1, ?2)")                                              \
+    X(FRAME_USER_DEPTH, "SELECT depth FROM frame_line WHERE frame_id = ?1 AND runtime = 0 ORDER BY depth LIMIT 1")     \
+    X(FRAME_HAS_USER, "SELECT 1 FROM frame_line WHERE frame_id = ?1 AND runtime = 0")                                  \
+    X(LINE_ADD, "INSERT INTO frame_line (frame_id, depth, symbol_id, line, runtime) "                                  \
+                "VALUES (?1, ?2, nullif(?3, 0), nullif(?4, 0), ?5)")                                                   \
+    X(SYMBOL_FIND, "SELECT symbol_id FROM symbol WHERE hash = ?1 AND function IS ?2 AND file IS ?3")                   \
+    X(SYMBOL_ADD, "INSERT INTO symbol (hash, function, file) VALUES (?1, ?2, ?3)")                                     \
+    X(STACK_FIND, "SELECT stack_id FROM stack WHERE parent_id = ?1 AND frame_id = ?2")                                 \
+    X(STACK_ADD, "INSERT INTO stack (parent_id, frame_id) VALUES (?1, ?2)")                                            \
+    X(HEAP_FIND, "SELECT heap_id FROM heap WHERE name = ?1 AND kind = ?2")                                             \
+    X(HEAP_ADD, "INSERT INTO heap (name, kind) VALUES (?1, ?2)")                                                       \
+    X(SITE_FIND, "SELECT site_id FROM site WHERE stack_id = ?1 AND heap_id = ?2")                                      \
+    X(SITE_ADD, "INSERT INTO site (stack_id, heap_id, frame_id, depth) VALUES (?1, ?2, nullif(?3, 0), ?4)")            \
+    X(TOTALS_CLEAR, "DELETE FROM site_totals WHERE process_id = ?1")                                                   \
+    X(TOTALS_ADD, "INSERT INTO site_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) "      \
+                  "ON CONFLICT DO UPDATE SET peak_bytes = peak_bytes + ?3, peak_blocks = peak_blocks + ?4, "           \
+                  "live_bytes = live_bytes + ?5, live_blocks = live_blocks + ?6, "                                     \
+                  "allocated_bytes = allocated_bytes + ?7, allocated_blocks = allocated_blocks + ?8, "                 \
+                  "lifetime_ns_min = CASE WHEN ?9 = 0 THEN lifetime_ns_min WHEN freed_blocks = 0 THEN ?12 "            \
+                  "ELSE min(lifetime_ns_min, ?12) END, "                                                               \
+                  "freed_blocks = freed_blocks + ?9, temporary_blocks = temporary_blocks + ?10, "                      \
+                  "lifetime_ns_sum = lifetime_ns_sum + ?11, lifetime_ns_max = max(lifetime_ns_max, ?13), "             \
+                  "own_peak_bytes = own_peak_bytes + ?14")                                                             \
+    X(SAMPLE_ADD, "INSERT OR REPLACE INTO sample VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")                    \
+    X(PHASE_ADD, "INSERT OR REPLACE INTO phase VALUES (?1, ?2, ?3, ?4, nullif(?5, -1), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, "  \
+                 "?15, ?16)")                                                                                          \
+    X(ITERATION_ADD, "INSERT OR REPLACE INTO iteration VALUES (?1, ?2, ?3, ?4, nullif(?5, -1), ?6, ?7, ?8, ?9, ?10)")              \
+    X(MARK_ADD, "INSERT INTO mark (process_id, at_ns, name, live_bytes, rss_bytes) VALUES (?1, ?2, ?3, ?4, ?5)")       \
+    X(SNAPSHOT_ADD, "INSERT INTO snapshot (process_id, kind, label, at_ns) VALUES (?1, ?2, ?3, ?4)")                   \
+    X(SNAPSHOT_SITE_ADD, "INSERT INTO snapshot_site VALUES (?1, ?2, ?3, ?4, ?5, ?6) "                                  \
+                         "ON CONFLICT DO UPDATE SET live_bytes = live_bytes + ?3, live_blocks = live_blocks + ?4, "    \
+                         "allocated_bytes = allocated_bytes + ?5, allocated_blocks = allocated_blocks + ?6")           \
+    X(LOSS_SET, "INSERT OR REPLACE INTO loss_count VALUES (?1, ?2, ?3, ?4)")
+
+enum store_statement {
+#define STORE_STATEMENT_SYMBOL_(symbol, sql) S_##symbol,
+    STORE_STATEMENTS(STORE_STATEMENT_SYMBOL_)
+#undef STORE_STATEMENT_SYMBOL_
+        S_COUNT
+};
+
+struct mt_store {
+    sqlite3 *db;
+    bool read_only;
+    char error[256]; /* when it is not SQLite's */
+    sqlite3_stmt *statements[S_COUNT];
+    /* Ids known to be in the database. Emptied on any failure, since it may take rows back. */
+    struct id_map frames; /* (module_id, offset) -> frame_id */
+    struct id_map stacks; /* (parent_id, frame_id) -> stack_id */
+    struct id_map user_depths; /* (frame_id, 0) -> depth of its first function that may be responsible + 2, 1: none */
+};
+
+/* statement.c. Each returns 0 or -errno. */
+int store_error_of(struct mt_store *store, int sqlite_rc);
+int store_exec(struct mt_store *store, const char *sql);
+/*
+ * Runs a statement with the values bound by `types`: i int64_t, u uint64_t (cut at INT64_MAX), n int, t const char * (NULL
+ * allowed). store_run expects no row; store_find sets ret_id to column 0 of the first row, or to 0.
+ */
+int store_run(struct mt_store *store, enum store_statement which, const char *types, ...);
+int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement which, const char *types, ...);
+/* A transaction of the call's own, unless the caller has one. store_leave ends it: result < 0 takes it back. */
+int store_enter(struct mt_store *store, bool *ret_own);
+int store_leave(struct mt_store *store, bool own, int result);
+void store_forget(struct mt_store *store);
+void store_finish_statements(struct mt_store *store);
+
+/* intern.c: node ids of `stacks` -> stack ids. */
+struct intern; /* one call's work */
+int intern_create(struct mt_store *store, const struct mt_store_stacks *stacks, struct intern **ret_intern);
+void intern_destroy(struct intern *intern);
+int intern_want(struct intern *intern, uint32_t node); /* the stacks that will be asked for */
+int intern_resolve(struct intern *intern); /* reads only; the slow part, best outside of a transaction */
+int intern_write(struct intern *intern);
+int intern_stack(struct intern *intern, uint32_t node, int64_t *ret_stack_id);
+/* frame_id 0: the stack is empty */
+int intern_responsible(struct intern *intern, uint32_t node, int64_t *ret_frame_id, int *ret_depth);
+
+/* runtime.c */
+bool runtime_module(const char *path, uint32_t flags);
+bool runtime_function(const char *function, const char *file);
+
+/* open.c: what a database is; -EBADMSG, -EPROTO. */
+int store_check(struct mt_store *store, int64_t *ret_version);
+
+#endif

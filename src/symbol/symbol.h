@@ -1,0 +1,38 @@
+/*
+ * symbol: (module, build-id, offset) -> function, file, line, and what was inlined there. By elfutils, from the module, its
+ * separate debug file under /usr/lib/debug, or its symbol table; never from the network.
+ *
+ * ELF files are untrusted: they are opened read-only if they are regular files, believed only if their build-id is the one that
+ * was seen in the process, and names are bounded. Not thread-safe (libdw is not).
+ */
+#ifndef MT_SYMBOL_SYMBOL_H
+#define MT_SYMBOL_SYMBOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct mt_symbol {
+    const char *function; /* demangled, without parameters; NULL: not known */
+    const char *file;     /* NULL: not known */
+    unsigned line;        /* 0: not known */
+};
+
+/* chain: innermost (inlined) function first; the texts are valid during the call only. count is at least 1. */
+typedef void (*mt_symbol_fn)(size_t index, const struct mt_symbol *chain, size_t count, void *argument);
+
+/*
+ * Calls `fn` for each offset (an ELF virtual address) that means something, with its index; in any order. path may end in
+ * " (deleted)" or be "[vdso]". All memory is released before it returns. 0; -ENOENT: neither the
+ * file nor debug information for it is there; -ESTALE: the file is not the one that was loaded; -ENOEXEC: no ELF file;
+ * -ENOMEM. Then fn has not been called.
+ */
+int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, const uint64_t *offsets, size_t count,
+    mt_symbol_fn fn, void *argument);
+
+/*
+ * Demangles a C++ or Rust name, without parameters, into `buffer`; a name that is not mangled, or whose expansion does not
+ * fit, is copied as it is (cut to fit). Returns buffer.
+ */
+char *mt_symbol_demangle(const char *name, char *buffer, size_t size);
+
+#endif
