@@ -255,7 +255,8 @@ static void at_exit(int status, void *context)
 static void extend_environment(void)
 {
     static char entry[sizeof "MEMTRACE_SOCKET=" + MT_SOCKET_NAME_MAX_BYTES] = "MEMTRACE_SOCKET=";
-    char **old = environ, **fresh;
+    /* This constructor runs before the C library's own, which sets environ. */
+    char **old = environ ? environ : mt_settings.environment, **fresh;
     size_t n = 0, kept = 0;
 
     while (old && old[n])
