@@ -187,7 +187,8 @@ static void test_a_budget_only_postpones(void **state)
 
 /* ---- for real -------------------------------------------------------------------------------------------------- */
 
-enum { WRITERS = 3, SLOTS = 16, HANDOVERS = 60000 };
+/* Rings of threads that do nothing lie between those in use, so that much can happen while the reader looks at one after the other. */
+enum { WRITERS = 3, SLOTS = 4, HANDOVERS = 60000, IDLE_RINGS = 1500 };
 
 struct writer_thread {
     struct played *play;
@@ -201,16 +202,19 @@ static uint32_t writers_left;
 static void record(struct writer_thread *w, uint32_t type, uint64_t address)
 {
     struct mt_ring *ring = w->ring->shared;
-    uint64_t base = w->play->target->layout.base_stamp;
+    uint64_t base = w->play->target->layout.base_stamp, stamp;
 
     while (!fixture_has_room(w->ring, 3))
         sched_yield();
     mt_store_relaxed(&ring->busy, 1);
     mt_compiler_fence(); /* R3: the reader's membarrier() does the rest */
+    stamp = mt_clock_tsc_ordered() - base;
+    if (stamp % 64 == 0)
+        sched_yield(); /* a thread that loses its processor with a record in flight */
     if (type == MT_RECORD_FREE)
-        fixture_free(w->ring, mt_clock_tsc_ordered() - base, address);
+        fixture_free(w->ring, stamp, address);
     else
-        fixture_alloc(w->ring, mt_clock_tsc_ordered() - base, address, 16, 0);
+        fixture_alloc(w->ring, stamp, address, 16, 0);
     mt_store_release(&ring->busy, 0);
 }
 
@@ -230,6 +234,8 @@ static void *writer_main(void *argument)
         record(w, MT_RECORD_ALLOC, address); /* after it was had */
         record(w, MT_RECORD_FREE, address);  /* before it is given back */
         mt_store_release(&free_addresses[slot], address);
+        if (rng >> 16 & 1) /* so that the reader often finds it idle, and two writers take turns while it looks */
+            sched_yield();
     }
     mt_fetch_add_acq_rel(&writers_left, -1u);
     return NULL;
@@ -237,12 +243,18 @@ static void *writer_main(void *argument)
 
 static void test_threads_that_hand_addresses_to_each_other(void **state)
 {
-    struct played *p = play(WRITERS, MT_SEGMENT_STAMP_TSC | MT_SEGMENT_ASYMMETRIC_FENCE, 2048, 0);
+    struct played *p = play(0, MT_SEGMENT_STAMP_TSC | MT_SEGMENT_ASYMMETRIC_FENCE, 0, 0);
     struct writer_thread writers[WRITERS];
     pthread_t threads[WRITERS];
+    struct fixture_ring idle;
 
     (void)state;
     syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        assert_int_equal(mt_writer_add_ring(&p->writer, 1, 2048, &p->rings[i].shared, &p->rings[i].words), 0);
+        for (unsigned k = 0; k < IDLE_RINGS; k++)
+            assert_int_equal(mt_writer_add_ring(&p->writer, 1, 512, &idle.shared, &idle.words), 0);
+    }
     for (unsigned i = 0; i < SLOTS; i++)
         free_addresses[i] = 0x1000 + 64 * i;
     writers_left = WRITERS;
