@@ -10,6 +10,7 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
+#include "base/slow_stack.h"
 #include "hook/emit.h"
 #include "hook/real.h"
 
@@ -153,17 +154,22 @@ static void start(void)
     mt_store_release(&mt_state.mode, (uint32_t)(mt_settings.untraced ? MT_MODE_OFF : MT_MODE_ON));
 }
 
+static void start_slowly(void *context)
+{
+    (void)context;
+    start();
+    mt_settings.last_epoch++;
+    mt_store_release(&mt_state.epoch, mt_settings.last_epoch);
+}
+
 static MT_COLD void start_once(void)
 {
     uint64_t signals;
 
     mt_sys_signals_block(&signals);
     mt_lock_acquire(&mt_state.lock);
-    if (mt_state.mode == MT_MODE_NEW) {
-        start();
-        mt_settings.last_epoch++;
-        mt_store_release(&mt_state.epoch, mt_settings.last_epoch);
-    }
+    if (mt_state.mode == MT_MODE_NEW)
+        mt_on_slow_stack(start_slowly, NULL);
     mt_lock_release(&mt_state.lock);
     mt_sys_signals_restore(&signals);
 }

@@ -16,6 +16,7 @@
 #include <libunwind.h>
 #include <string.h>
 
+#include "base/slow_stack.h"
 #include "stack/arch/x86_64/registers.h"
 
 typedef int search_table_fn(unw_addr_space_t, unw_word_t, unw_dyn_info_t *, unw_proc_info_t *, int, void *);
@@ -311,20 +312,25 @@ void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt)
     ret_learnt->bp_words = bp_words;
 }
 
-int MT_NOINLINE mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *visit, void *context)
+struct unwinding {
+    const struct mt_full_registers *here;
+    const struct mt_registers *from;
+    mt_unwind_visit *visit;
+    void *context;
+    int result;
+};
+
+static void unwind_all(void *context)
 {
-    struct mt_full_registers registers;
+    struct unwinding *u = context;
     struct target target;
     unw_cursor_t cursor;
     bool started = false, exact = false;
     int r;
 
-    if (!mt_stack_unwinder_loaded())
-        return -ENOENT;
     memset(&target, 0, sizeof target);
-    memset(&registers, 0, sizeof registers);
-    MT_FULL_REGISTERS(&registers);
-    memcpy(target.registers, registers.value, sizeof target.registers);
+    memcpy(target.registers, u->here->value, sizeof target.registers);
+    u->result = -EINVAL;
     r = unwinder.init_remote(&cursor, unwinder.space, &target);
     while (r >= 0) {
         unw_word_t ip, sp;
@@ -332,11 +338,11 @@ int MT_NOINLINE mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwin
 
         if (unwinder.get_reg(&cursor, UNW_REG_IP, &ip) < 0 || unwinder.get_reg(&cursor, UNW_REG_SP, &sp) < 0 || !ip)
             break;
-        if (!started && sp == from->sp)
+        if (!started && sp == u->from->sp)
             started = true;
-        else if (!started && sp > from->sp)
-            return -EINVAL;
-        if (started && !visit(context, exact ? ip : ip - 1))
+        else if (!started && sp > u->from->sp)
+            return;
+        if (started && !u->visit(u->context, exact ? ip : ip - 1))
             break;
         signal_frame = unwinder.is_signal_frame(&cursor) > 0;
         r = unwinder.step(&cursor);
@@ -344,5 +350,20 @@ int MT_NOINLINE mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwin
             break;
         exact = signal_frame;
     }
-    return started ? 0 : -EINVAL;
+    if (started)
+        u->result = 0;
+}
+
+int MT_NOINLINE mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *visit, void *context)
+{
+    struct mt_full_registers here;
+    struct unwinding u = {&here, from, visit, context, 0};
+
+    if (!mt_stack_unwinder_loaded())
+        return -ENOENT;
+    /* This frame stays while the cursor starts from it, on another stack. */
+    memset(&here, 0, sizeof here);
+    MT_FULL_REGISTERS(&here);
+    mt_on_slow_stack(unwind_all, &u);
+    return u.result;
 }

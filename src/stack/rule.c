@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+#include "base/slow_stack.h"
+
 #if defined(__x86_64__)
 #include "stack/arch/x86_64/registers.h"
 #endif
@@ -145,25 +147,37 @@ static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
     return mt_rule_make(learnt.kind, learnt.bp_words, learnt.cfa_words, frame_id);
 }
 
+struct missed {
+    struct mt_stack *stack;
+    uintptr_t pc;
+    mt_rule rule;
+};
+
+static void learn_missed(void *context)
+{
+    struct missed *m = context;
+    struct mt_stack *stack = m->stack;
+
+    mt_stack_internal++;
+    m->rule = learn(stack, m->pc);
+    mt_stack_internal--;
+    if (mt_rule_kind(m->rule) != MT_RULE_ALONE && (stack->rules->used * 2 < stack->rules->mask || grow(stack) == 0))
+        put(stack->rules, m->pc, m->rule);
+}
+
 static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)
 {
+    struct missed m = {stack, pc, 0};
     uint64_t signals;
-    mt_rule rule;
 
     mt_sys_signals_block(&signals);
     mt_lock_acquire(stack->lock);
-    rule = find(stack->rules, pc);
-    if (rule == MT_RULE_NONE) {
-        mt_stack_internal++;
-        rule = learn(stack, pc);
-        mt_stack_internal--;
-        if (mt_rule_kind(rule) != MT_RULE_ALONE &&
-            (stack->rules->used * 2 < stack->rules->mask || grow(stack) == 0))
-            put(stack->rules, pc, rule);
-    }
+    m.rule = find(stack->rules, pc);
+    if (m.rule == MT_RULE_NONE)
+        mt_on_slow_stack(learn_missed, &m);
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
-    return rule;
+    return m.rule;
 }
 
 mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc)

@@ -6,9 +6,11 @@
 
 #include <string.h>
 
+#include "base/slow_stack.h"
 #include "stack/arch/x86_64/registers.h"
 
 __thread uint32_t mt_stack_internal;
+_Alignas(4096) char mt_slow_stack[MT_SLOW_STACK_BYTES];
 
 #define FIRST_CAPACITY 4096u
 #define PROBE_SPAN (1u << 20)
