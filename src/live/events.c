@@ -217,6 +217,7 @@ static void apply(struct mt_live *live, const struct mt_event *event)
 
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count)
 {
+    live->totals.events += count;
     for (size_t i = 0; i < count; i++) {
         if (i + AHEAD < count)
             mt_blocks_prefetch(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i + AHEAD].address);

@@ -79,6 +79,7 @@ struct mt_live_totals {
     uint64_t assumed_frees;   /* blocks whose address was handed out again without a free: counted as freed */
     uint64_t dropped;         /* events lost for want of memory */
     uint64_t threads;         /* threads that allocated or freed */
+    uint64_t events;          /* applied */
 };
 
 struct mt_live_row { /* of a snapshot: a site that holds something */

@@ -20,6 +20,7 @@ static struct target *target_make(struct reader *reader, int pid, int pid_there)
     if (!target)
         return NULL;
     target->source = SOURCE_TARGET;
+    target->written_events = UINT64_MAX;
     target->pid = pid;
     target->pid_there = pid_there;
     target->segment_fd = -1;
@@ -180,6 +181,11 @@ void life_forked(struct reader *reader, struct target *parent, int pid_there)
     child->parent = parent;
     child->parent_there = parent->pid_there;
     child->fork_seen = true;
+    /* A number that now names an older process is not the child: the child is gone, and its pid is in use again. */
+    if (child->pidfd >= 0 && proc_start_ticks(child->pid) < proc_start_ticks(parent->pid)) {
+        close(child->pidfd);
+        child->pidfd = -1;
+    }
     target_describe(child);
     target_add(reader, child);
     if (child->pidfd < 0) {
@@ -285,7 +291,7 @@ void life_finish(struct reader *reader, struct target *target)
     if (target->live) {
         if (!target->replaced) /* what /proc shows is the new image's */
             sample_take(reader, target, stamp_now(target), NULL);
-        mt_live_finish(target->live, target->newest, target->rss_bytes, 0);
+        mt_live_finish(target->live, target->newest, target->rss_bytes, target->vms_bytes);
         if (tables_update(target) < 0)
             target->lost_decode++;
         target->overhead_bytes = sample_overhead(target);

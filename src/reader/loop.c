@@ -153,6 +153,7 @@ static void commit(struct reader *reader, struct target *target, uint32_t wanted
     /* A process that waits at its exit: what it says about its end holds until the kernel says otherwise. */
     if (target->exit_seen) {
         life_expect_end(reader, target);
+        mt_live_finish(target->live, target->newest, target->rss_bytes, target->vms_bytes);
         if (target->is_root && !others_alive(reader, target)) {
             reader->root_ended = true;
             reader->root_end = target->end;

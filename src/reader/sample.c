@@ -96,6 +96,7 @@ void sample_take(struct reader *reader, struct target *target, uint64_t at_stamp
     if (memory.rss_bytes > target->peak_rss_bytes)
         target->peak_rss_bytes = memory.rss_bytes;
     target->rss_bytes = memory.rss_bytes;
+    target->vms_bytes = memory.vms_bytes;
     target->overhead_bytes = sample_overhead(target);
     if (s->count == SAMPLES_MAX)
         thin_out(s);

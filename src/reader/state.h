@@ -107,6 +107,8 @@ struct target {
     size_t site_id_capacity;
 
     uint64_t newest; /* highest stamp applied */
+    uint64_t written_events; /* of live/, as of the last write of the sites; UINT64_MAX: never */
+    uint64_t writing_events; /* the same for the transaction under way */
     uint64_t lost[16]; /* the segment's ledger as last read */
     uint64_t lost_decode;
     uint64_t live_bytes_seen; /* its part of the run's live bytes */
@@ -117,7 +119,7 @@ struct target {
     uint64_t snapshot_interval_ns, snapshot_next_ns;
     struct mt_live_note *notes; /* taken from live/, not yet in the database */
     size_t note_count;
-    uint64_t peak_rss_bytes, overhead_bytes, rss_bytes;
+    uint64_t peak_rss_bytes, overhead_bytes, rss_bytes, vms_bytes;
 
     bool fork_seen; /* the parent's FORK record has been matched */
     bool gone;      /* the process or its image is no more: everything published is final */

@@ -128,6 +128,24 @@ static int write_run(struct reader *reader, const struct mt_store_end *end)
     return mt_store_run_end(reader->store, reader->run_id, &sum, end);
 }
 
+/* Which module serves malloc, as far as names tell. NULL: not known (yet). */
+static const char *allocator_of(const struct target *target)
+{
+    static const struct {
+        const char *file, *name;
+    } known[] = {{"libjemalloc", "jemalloc"}, {"libtcmalloc", "tcmalloc"}, {"libmimalloc", "mimalloc"},
+        {"libsnmalloc", "snmalloc"}, {"libhoard", "hoard"}, {"ld-musl", "musl"}, {"libc.so", "libc"}, {"libc-", "libc"}};
+
+    for (size_t k = 0; k < MT_ARRAY_LEN(known); k++) {
+        for (size_t i = 0; i < target->tables.module_count; i++) {
+            const char *path = target->tables.modules[i].path, *slash = strrchr(path, '/');
+            if (!strncmp(slash ? slash + 1 : path, known[k].file, strlen(known[k].file)))
+                return known[k].name;
+        }
+    }
+    return NULL;
+}
+
 /* ---- one process --------------------------------------------------------------------------------------------------- */
 
 static int begin_process(struct reader *reader, struct target *target)
@@ -393,12 +411,14 @@ static int write_target(struct reader *reader, struct target *target, bool with_
     if (target->parent)
         row.parent_process_id = target->parent->process_id;
     if (target->live && with_sites) {
+        target->writing_events = mt_live_totals(target->live)->events;
         err = find_site_ids(reader, target);
-        if (err == 0)
+        if (err == 0 && target->writing_events != target->written_events)
             err = write_site_totals(reader, target);
         if (err == 0)
             err = write_along(reader, target);
     }
+    row.allocator = allocator_of(target);
     if (target->samples && err == 0)
         err = mt_store_samples(reader->store, reader->run_id, target->process_id,
             target->samples->rows + target->samples->written, target->samples->count - target->samples->written);
@@ -421,6 +441,7 @@ static void acknowledge(struct target *target, bool with_sites)
         target->samples->written = target->samples->count;
     if (!with_sites)
         return;
+    target->written_events = target->writing_events;
     mt_live_notes_free(target->notes, target->note_count);
     target->notes = NULL;
     target->note_count = 0;
@@ -543,6 +564,7 @@ int write_fall_back(struct reader *reader)
     if (err == 0) {
         for (struct target *t = reader->targets; t; t = t->next) {
             t->process_id = t->parent_process_id = 0;
+            t->written_events = UINT64_MAX;
             if (t->samples)
                 t->samples->written = 0;
             if (t->site_ids)
