@@ -188,7 +188,8 @@ bool MT_COLD mt_attach(void)
     mt_sys_signals_block(&signals);
     mt_lock_acquire(&mt_state.lock);
     if (tls->epoch != mt_state.epoch || !tls->thread) {
-        memset(tls, 0, sizeof *tls);
+        /* real_sp stays: the first event may be a mapping made inside an allocator's call. */
+        tls->depth = 0;
         tls->thread = mt_thread_get();
         tls->epoch = mt_state.epoch;
     }
