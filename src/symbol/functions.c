@@ -130,10 +130,19 @@ static bool descend(Dwarf_Die *parent, uint64_t address, int nesting, Dwarf_Die 
     return false;
 }
 
+/* An inlined function that says of itself that its caller stands for it (attribute artificial): memtrace.h's, fortified libc's. */
+static bool is_artificial(Dwarf_Die *die)
+{
+    Dwarf_Attribute attribute;
+    bool artificial = false;
+
+    return dwarf_formflag(dwarf_attr_integrate(die, DW_AT_artificial, &attribute), &artificial) == 0 && artificial;
+}
+
 size_t function_chain(struct function_table *table, Dwarf_Die *unit, uint64_t address, struct mt_symbol *chain)
 {
     Dwarf_Die *function = find(table, unit, address), dies[SYMBOL_CHAIN_MAX];
-    size_t count = 0;
+    size_t count = 0, wrappers = 0;
 
     if (!function)
         return 0;
@@ -146,13 +155,16 @@ size_t function_chain(struct function_table *table, Dwarf_Die *unit, uint64_t ad
             count++;
         }
     }
-    for (size_t i = 0; i < count; i++) {
+    while (count - wrappers > 1 && is_artificial(&dies[count - 1 - wrappers]))
+        wrappers++;
+    for (size_t i = 0; i < count - wrappers; i++) {
         struct mt_symbol *s = &chain[i];
-        *s = (struct mt_symbol){.function = name_of(&dies[count - 1 - i])};
-        if (i > 0)
-            call_site(unit, &dies[count - i], s);
+        size_t at = count - 1 - wrappers - i;
+        *s = (struct mt_symbol){.function = name_of(&dies[at])};
+        if (at + 1 < count)
+            call_site(unit, &dies[at + 1], s);
     }
-    return count;
+    return count - wrappers;
 }
 
 void function_finish(struct function_table *table)

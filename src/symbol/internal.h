@@ -45,7 +45,7 @@ struct function_table {
     bool made;
 };
 /* Fills chain[0..] with the functions at the address, innermost first, names mangled; the innermost has no file and line yet (they
- * come from the line table). Returns how many; 0: DWARF knows no function there. */
+ * come from the line table), unless artificial wrappers were left out there. Returns how many; 0: DWARF knows no function there. */
 size_t function_chain(struct function_table *table, Dwarf_Die *unit, uint64_t address, struct mt_symbol *chain);
 void function_finish(struct function_table *table);
 

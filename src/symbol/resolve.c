@@ -174,7 +174,8 @@ static size_t look_up(struct module *m, uint64_t address, struct mt_symbol *chai
         Dwarf_Attribute attribute;
         folder = dwarf_formstring(dwarf_attr(unit, DW_AT_comp_dir, &attribute));
         count = function_chain(&m->functions, unit, address - bias, chain);
-        source_of(unit, address - bias, &chain[0]);
+        if (!chain[0].file)
+            source_of(unit, address - bias, &chain[0]);
     }
     if (count == 0)
         chain[0].function = name_find(&m->names, m->module, address);
