@@ -90,20 +90,25 @@ static int grow(struct mt_stack *stack)
     return 0;
 }
 
-/* Adds what is missing from frame `at` inwards. */
-static MT_COLD uint32_t add(struct mt_stack *stack, uint32_t parent, const uint32_t *frames, size_t at)
+static const uint32_t *frame_at(const uint32_t *frames, size_t stride, size_t at)
+{
+    return (const uint32_t *)((const char *)frames + at * stride);
+}
+
+uint32_t MT_COLD mt_nodes_add(struct mt_stack *stack, uint32_t parent, const uint32_t *frames, size_t stride, size_t count)
 {
     uint64_t signals;
 
     mt_sys_signals_block(&signals);
     mt_lock_acquire(stack->lock);
-    while (at-- > 0) {
-        uint64_t key = key_of(parent, frames[at]);
-        uint32_t id = find(stack->nodes, key);
+    while (count-- > 0) {
+        uint32_t frame = *frame_at(frames, stride, count), id;
+        uint64_t key = key_of(parent, frame);
 
+        id = find(stack->nodes, key);
         if (!id) {
             if ((stack->nodes->used * 8 > stack->nodes->mask * 5 && grow(stack) < 0) ||
-                mt_writer_add_node(stack->writer, parent, frames[at], &id) < 0) {
+                mt_writer_add_node(stack->writer, parent, frame, &id) < 0) {
                 mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
                 break;
             }
@@ -116,6 +121,11 @@ static MT_COLD uint32_t add(struct mt_stack *stack, uint32_t parent, const uint3
     return parent;
 }
 
+uint32_t mt_nodes_find(struct mt_stack *stack, uint32_t parent, uint32_t frame)
+{
+    return find(mt_load_acquire(&stack->nodes), key_of(parent, frame)); /* I1 */
+}
+
 uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t count)
 {
     const struct mt_node_table *t = mt_load_acquire(&stack->nodes); /* I1 */
@@ -125,16 +135,8 @@ uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t 
         uint32_t id = find(t, key_of(node, frames[i]));
 
         if (MT_UNLIKELY(!id))
-            return add(stack, node, frames, i + 1);
+            return mt_nodes_add(stack, node, frames, sizeof *frames, i + 1);
         node = id;
     }
     return node;
-}
-
-uint32_t mt_nodes_child(struct mt_stack *stack, uint32_t parent, uint32_t frame)
-{
-    const struct mt_node_table *t = mt_load_acquire(&stack->nodes); /* I1 */
-    uint32_t id = find(t, key_of(parent, frame));
-
-    return MT_LIKELY(id) ? id : add(stack, parent, &frame, 1);
 }

@@ -98,8 +98,10 @@ void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, ui
 int mt_nodes_init(struct mt_stack *stack);
 uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t count); /* innermost first */
 
-/* One child of a node. */
-uint32_t mt_nodes_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);
+/* One child of a node; 0 where it does not exist yet. */
+uint32_t mt_nodes_find(struct mt_stack *stack, uint32_t parent, uint32_t frame);
+/* Adds what is missing of a path: frames, innermost first, lie `stride` bytes apart. Returns the innermost node that could be had. */
+uint32_t mt_nodes_add(struct mt_stack *stack, uint32_t parent, const uint32_t *frames, size_t stride, size_t count);
 
 /* ---- memo.c ---- */
 int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo);

@@ -116,7 +116,18 @@ static MT_ALWAYS_INLINE uint32_t replace_inner(struct mt_stack *stack, struct mt
     struct mt_memo_state *to = memo->states + base;
 
     for (size_t i = fresh; i-- > 0; to++) {
-        node = mt_nodes_child(stack, node, memo->fresh[i].frame);
+        uint32_t child = mt_nodes_find(stack, node, memo->fresh[i].frame);
+
+        if (MT_UNLIKELY(!child)) {
+            /* Once for all that are missing; what can be had is found from here on. */
+            mt_nodes_add(stack, node, &memo->fresh[0].frame, sizeof memo->fresh[0], i + 1);
+            child = mt_nodes_find(stack, node, memo->fresh[i].frame);
+            if (!child) {
+                memo->count = 0;
+                return node;
+            }
+        }
+        node = child;
         *to = memo->fresh[i];
         to->node = node;
     }
