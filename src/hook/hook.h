@@ -54,7 +54,8 @@ struct mt_state {
     struct mt_writer writer;
     struct mt_doorbell *doorbell;
     struct mt_stack stack;
-    struct mt_thread *threads; /* under lock */
+    struct mt_thread *threads; /* under lock, as is scan: where the search for a dead one's ring goes on */
+    struct mt_thread *scan;
     uint32_t heaps;            /* custom heaps created */
     uint32_t commit_sequence;
 };

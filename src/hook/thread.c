@@ -18,13 +18,24 @@
 #define STALL_GIVE_UP_NS UINT64_C(30000000000)
 #define WAIT_SLICE_NS UINT64_C(20000000)
 
+/* Some rings are looked at for each new thread, in turn: thousands of live threads must not make every start slow. */
+#define PROBES 16u
+
 static struct mt_thread *take_over(int tid)
 {
-    for (struct mt_thread *t = mt_state.threads; t; t = t->next) {
-        int owner = mt_load_relaxed(&t->ring->owner_tid);
+    struct mt_thread *t = mt_state.scan;
 
+    for (unsigned i = 0; i < PROBES; i++, t = t->next) {
+        int owner;
+
+        if (!t)
+            t = mt_state.threads;
+        if (!t)
+            break;
+        owner = mt_load_relaxed(&t->ring->owner_tid);
         if (owner != tid && mt_sys3(SYS_tgkill, mt_state.pid, owner, 0) != -ESRCH)
             continue;
+        mt_state.scan = t->next;
         /* The dead owner may have reserved and not published. */
         mt_store_relaxed(&t->ring->reserved_words, mt_load_relaxed(&t->ring->head));
         mt_store_relaxed(&t->ring->busy, 0u);
@@ -33,6 +44,7 @@ static struct mt_thread *take_over(int tid)
         t->stack.memo.count = 0;
         return t;
     }
+    mt_state.scan = t;
     return NULL;
 }
 
