@@ -47,6 +47,8 @@ int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lo
 
 int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack)
 {
+    uint64_t before = mt_load_relaxed(&stack->private_bytes);
+
     memset(thread, 0, sizeof *thread);
     for (unsigned i = 0; i < MT_STACK_NESTING; i++) {
         thread->buffers[i].frames = mt_stack_pages(stack, FIRST_CAPACITY * sizeof(uint32_t));
@@ -54,7 +56,11 @@ int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack)
             return -ENOMEM;
         thread->buffers[i].capacity = FIRST_CAPACITY;
     }
-    return mt_memo_init(stack, &thread->memo);
+    if (mt_memo_init(stack, &thread->memo) < 0)
+        return -ENOMEM;
+    /* Address space; resident are the first pages of the memo's halves, with the structure around this. */
+    mt_store_relaxed(&stack->private_bytes, before + 3 * MT_PAGE_BYTES);
+    return 0;
 }
 
 void mt_stack_thread_finish(struct mt_stack_thread *thread)
