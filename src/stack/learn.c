@@ -15,6 +15,7 @@
 #include <dlfcn.h>
 #include <libunwind.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/slow_stack.h"
 #include "stack/arch/x86_64/registers.h"
@@ -177,6 +178,31 @@ static unw_accessors_t accessors = {
     .get_proc_name = get_proc_name,
 };
 
+static bool is_pipe(int fd, struct stat *ret_stat)
+{
+    return mt_sys2(SYS_fstat, fd, ret_stat) == 0 && S_ISFIFO(ret_stat->st_mode);
+}
+
+/*
+ * libunwind's first use opens a pipe, with which its local flavour probes memory. The remote flavour never touches it, and a descriptor
+ * of ours has no business in the target: it gets the two lowest free numbers, so they are found out before and closed after.
+ */
+static void first_use(void)
+{
+    int fds[2] = {mt_sys_open("/dev/null", O_RDONLY), mt_sys_open("/dev/null", O_RDONLY)};
+    struct stat ends[2];
+
+    for (int i = 0; i < 2; i++)
+        if (fds[i] >= 0)
+            mt_sys_close(fds[i]);
+    unwinder.space = unwinder.create_addr_space(&accessors, 0);
+    if (fds[0] >= 0 && fds[1] >= 0 && is_pipe(fds[0], &ends[0]) && is_pipe(fds[1], &ends[1]) &&
+        ends[0].st_ino == ends[1].st_ino) {
+        mt_sys_close(fds[0]);
+        mt_sys_close(fds[1]);
+    }
+}
+
 int mt_stack_load_unwinder(void)
 {
     void *library;
@@ -196,7 +222,7 @@ int mt_stack_load_unwinder(void)
          LOAD(search_table, dwarf_search_unwind_table);
 #undef LOAD
     if (ok)
-        unwinder.space = unwinder.create_addr_space(&accessors, 0);
+        first_use();
     if (!unwinder.space) {
         unwinder.state = -1;
         return -ENOENT;
