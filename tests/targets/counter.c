@@ -57,7 +57,8 @@ void *calloc(size_t n, size_t size)
     return p;
 }
 
-void *realloc(void *old, size_t size)
+/* The functions below call no exported one: such a call would go to whatever library is loaded before this one. */
+static void *resize(void *old, size_t size)
 {
     void *p = __libc_realloc(old, size);
 
@@ -65,6 +66,11 @@ void *realloc(void *old, size_t size)
         drop(old);
     add(p, size);
     return p;
+}
+
+void *realloc(void *old, size_t size)
+{
+    return resize(old, size);
 }
 
 void *reallocarray(void *old, size_t n, size_t size)
@@ -75,7 +81,7 @@ void *reallocarray(void *old, size_t n, size_t size)
         errno = ENOMEM;
         return NULL;
     }
-    return realloc(old, total);
+    return resize(old, total);
 }
 
 void free(void *p)
@@ -84,7 +90,7 @@ void free(void *p)
     __libc_free(p);
 }
 
-void *memalign(size_t alignment, size_t size)
+static void *align(size_t alignment, size_t size)
 {
     void *p = __libc_memalign(alignment, size);
 
@@ -92,9 +98,14 @@ void *memalign(size_t alignment, size_t size)
     return p;
 }
 
+void *memalign(size_t alignment, size_t size)
+{
+    return align(alignment, size);
+}
+
 void *aligned_alloc(size_t alignment, size_t size)
 {
-    return memalign(alignment, size);
+    return align(alignment, size);
 }
 
 void *valloc(size_t size)
@@ -119,7 +130,7 @@ int posix_memalign(void **ret, size_t alignment, size_t size)
 
     if (alignment % sizeof(void *) || (alignment & (alignment - 1)) || alignment == 0)
         return EINVAL;
-    p = memalign(alignment, size);
+    p = align(alignment, size);
     if (!p)
         return ENOMEM;
     *ret = p;
