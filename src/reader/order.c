@@ -333,11 +333,16 @@ bool order_pending(const struct target *target)
 
 size_t order_drain(struct reader *reader, struct target *target, size_t budget)
 {
-    struct drain d = {.reader = reader, .target = target, .budget = budget};
     struct ring *few[16];
+    struct drain d; /* 12 KiB of events: not worth clearing every round */
 
     if (!target->header)
         return 0;
+    d.reader = reader;
+    d.target = target;
+    d.budget = budget;
+    d.applied = d.event_count = d.heap_count = 0;
+    d.now_stamp = 0;
     d.horizon = find_horizon(target);
     /* After the heads: every node that the records mention is below this. */
     d.node_count = mt_load_acquire(&target->header->node_count);

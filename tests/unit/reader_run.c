@@ -13,6 +13,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -156,17 +157,43 @@ static void commit(struct played_target *t)
         syscall(SYS_futex, &t->writer.header->commit_done, FUTEX_WAIT, done, NULL, NULL, 0);
 }
 
-static pid_t start_target(int fd, const char *socket, void (*body)(struct played_target *))
+static pid_t start_target(const char *socket, void (*body)(struct played_target *))
 {
     pid_t pid = fork();
 
     if (pid == 0) {
         struct played_target t = {0};
         alarm(20);
-        hello(&t, socket ? connect_to(socket) : fd);
+        hello(&t, connect_to(socket));
         body(&t);
         _exit(99);
     }
+    return pid;
+}
+
+/* As the library does it: the target starts its reader itself. The reader becomes this test's child when the target ends. */
+static pid_t start_target_alone(const char *path, void (*body)(struct played_target *), pid_t *ret_reader)
+{
+    int pipe_fds[2];
+    pid_t pid;
+
+    assert_int_equal(pipe(pipe_fds), 0);
+    pid = fork();
+    if (pid == 0) {
+        struct played_target t = {0};
+        int fd;
+        pid_t reader = start_reader(&fd, path);
+
+        if (write(pipe_fds[1], &reader, sizeof(reader)) != sizeof(reader))
+            abort();
+        alarm(20);
+        hello(&t, fd);
+        body(&t);
+        _exit(99);
+    }
+    assert_int_equal(read(pipe_fds[0], ret_reader, sizeof(*ret_reader)), sizeof(*ret_reader));
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
     return pid;
 }
 
@@ -227,12 +254,9 @@ static void body_commit(struct played_target *t)
 
 static void test_a_target_alone(void **state)
 {
-    int fd;
-    pid_t reader = start_reader(&fd, database), target;
+    pid_t reader, target = start_target_alone(database, body_commit, &reader);
 
     (void)state;
-    target = start_target(fd, NULL, body_commit);
-    close(fd);
     assert_int_equal(wait_for(target), 7 << 8);
     /* Committed before the target could end, whether the reader is still there or not. */
     assert_string_equal(ask("SELECT allocated_blocks, allocated_bytes, freed_blocks, live_bytes, exit_status, status FROM runs"),
@@ -253,11 +277,9 @@ static void body_killed(struct played_target *t)
 
 static void test_a_target_that_is_killed(void **state)
 {
-    int fd;
-    pid_t reader = start_reader(&fd, database), target = start_target(fd, NULL, body_killed);
+    pid_t reader, target = start_target_alone(database, body_killed, &reader);
 
     (void)state;
-    close(fd);
     assert_int_equal(wait_for(target), SIGKILL);
     assert_int_equal(wait_for(reader), 0);
     assert_string_equal(ask("SELECT allocated_blocks, live_blocks, exit_status, status FROM runs"), "5000|5000|137|killed");
@@ -276,7 +298,7 @@ static void body_parent(struct played_target *t)
     pid_t child, silent;
 
     alloc(t, 0x1000, 50);
-    child = start_target(-1, t->socket, body_child);
+    child = start_target(t->socket, body_child);
     put(t, MT_RECORD_FORK, (uint64_t)child, 0, 2);
     silent = fork();
     if (silent == 0) {
@@ -293,11 +315,9 @@ static void body_parent(struct played_target *t)
 
 static void test_children_with_and_without_a_word(void **state)
 {
-    int fd;
-    pid_t reader = start_reader(&fd, database), target = start_target(fd, NULL, body_parent);
+    pid_t reader, target = start_target_alone(database, body_parent, &reader);
 
     (void)state;
-    close(fd);
     assert_int_equal(wait_for(target), 0);
     assert_int_equal(wait_for(reader), 0);
     assert_string_equal(ask("SELECT processes, allocated_bytes, status FROM runs"), "3|1050|complete");
@@ -324,11 +344,9 @@ static void body_exec(struct played_target *t)
 
 static void test_an_image_replaces_another(void **state)
 {
-    int fd;
-    pid_t reader = start_reader(&fd, database), target = start_target(fd, NULL, body_exec);
+    pid_t reader, target = start_target_alone(database, body_exec, &reader);
 
     (void)state;
-    close(fd);
     assert_int_equal(wait_for(target), 4 << 8);
     assert_int_equal(wait_for(reader), 0);
     assert_string_equal(ask("SELECT end_kind, exit_status, live_bytes FROM processes ORDER BY process_id"),
@@ -352,7 +370,7 @@ static void test_run_and_mark(void **state)
     send_message(mark, MT_MESSAGE_MARK, getpid(), 0, "early", 5, -1);
     receive_message(mark, &m);
     assert_int_equal(m.error, ESRCH);
-    target = start_target(-1, m.socket, body_commit);
+    target = start_target(m.socket, body_commit);
     assert_int_equal(wait_for(target), 7 << 8);
     send_message(fd, MT_MESSAGE_ROOT_STATUS, target, 7 << 8, NULL, 0, -1);
     close(mark);
@@ -389,11 +407,9 @@ static void body_refused(struct played_target *t)
 
 static void test_a_database_that_cannot_be_had(void **state)
 {
-    int fd;
-    pid_t reader = start_reader(&fd, "/nonexistent/memtrace.db"), target = start_target(fd, NULL, body_refused);
+    pid_t reader, target = start_target_alone("/nonexistent/memtrace.db", body_refused, &reader);
 
     (void)state;
-    close(fd);
     assert_int_equal(wait_for(target), 0);
     assert_int_equal(wait_for(reader), 0);
 }
@@ -434,6 +450,7 @@ int main(void)
     int failed;
 
     signal(SIGPIPE, SIG_IGN);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     alarm(100);
     if (!mkdtemp(folder))
         return 1;
