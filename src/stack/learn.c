@@ -196,6 +196,8 @@ static void first_use(void)
         if (fds[i] >= 0)
             mt_sys_close(fds[i]);
     unwinder.space = unwinder.create_addr_space(&accessors, 0);
+    if (unwinder.space)
+        unwinder.set_caching_policy(unwinder.space, UNW_CACHE_NONE);
     if (fds[0] >= 0 && fds[1] >= 0 && is_pipe(fds[0], &ends[0]) && is_pipe(fds[1], &ends[1]) &&
         ends[0].st_ino == ends[1].st_ino) {
         mt_sys_close(fds[0]);
@@ -227,7 +229,6 @@ int mt_stack_load_unwinder(void)
         unwinder.state = -1;
         return -ENOENT;
     }
-    unwinder.set_caching_policy(unwinder.space, UNW_CACHE_NONE);
     mt_store_release(&unwinder.state, 1);
     return 0;
 }
