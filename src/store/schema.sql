@@ -235,7 +235,7 @@ FROM process AS p JOIN run AS r USING (run_id);
 -- ORDER BY and LIMIT only for the rows that come out.
 CREATE VIEW sites AS
 SELECT s.site_id, heap.name AS heap, heap.kind AS kind,
-    coalesce(symbol.function, printf('%s+0x%x', module.name, frame.offset), '[unknown]') AS function,
+    coalesce(symbol.function, module.name || printf('+0x%x', frame.offset), '[unknown]') AS function,
     symbol.file AS file, fl.line AS line, module.path AS module,
     coalesce((
         WITH RECURSIVE walk (level, frame_id, parent_id) AS (
@@ -244,7 +244,7 @@ SELECT s.site_id, heap.name AS heap, heap.kind AS kind,
             SELECT walk.level + 1, stack.frame_id, stack.parent_id FROM walk JOIN stack ON stack.stack_id = walk.parent_id
         )
         SELECT group_concat(text, ';') FROM (
-            SELECT replace(coalesce(y.function, printf('%s+0x%x', m.name, f.offset)), ';', ',') AS text
+            SELECT replace(coalesce(y.function, m.name || printf('+0x%x', f.offset)), ';', ',') AS text
             FROM walk CROSS JOIN frame AS f ON f.frame_id = walk.frame_id
                 CROSS JOIN module AS m ON m.module_id = f.module_id
                 CROSS JOIN frame_line AS l ON l.frame_id = f.frame_id
