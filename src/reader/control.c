@@ -17,6 +17,7 @@
 
 #define CLIENT_PATIENCE_NS UINT64_C(3000000000)
 #define OLDEST_START_NS UINT64_C(60000000000)
+enum { HELLO_PATIENCE_MS = 300, RUN_PATIENCE_MS = 10000 };
 
 struct packet {
     struct mt_message message;
@@ -176,20 +177,18 @@ static void answer(
 }
 
 /* The database is opened at the first word, so that a target learns at once whether tracing has a point. */
-static int run_begin(struct reader *reader, int pid, uint64_t started_ns, const char *command)
+static int run_begin(struct reader *reader, int pid, uint64_t started_ns, const char *command, unsigned patience_ms)
 {
     uint64_t now = mt_clock_monotonic_ns();
-    int proc_fd = proc_open(pid), err;
+    int proc_fd = proc_open(pid);
 
     reader->run_start_monotonic_ns = started_ns <= now && now - started_ns < OLDEST_START_NS ? started_ns : now;
     reader->run_cwd = proc_link(proc_fd, "cwd");
     reader->run_command = command && *command ? strdup(command) : proc_command(proc_fd);
     if (proc_fd >= 0)
         close(proc_fd);
-    err = write_open(reader);
-    if (err == 0)
-        err = write_run_begin(reader);
-    return err;
+    open_start(reader);
+    return open_wait(reader, patience_ms);
 }
 
 static void on_hello(struct reader *reader, struct client *client, struct packet *packet)
@@ -201,11 +200,14 @@ static void on_hello(struct reader *reader, struct client *client, struct packet
         error = EBADF;
     } else if (packet->message.version != MT_WIRE_VERSION) {
         error = EPROTO;
-    } else if (!reader->store) {
+    } else {
         if (pread(packet->fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
             header.base_monotonic_ns = UINT64_MAX;
-        err = run_begin(reader, client->pid, header.base_monotonic_ns, NULL);
-        error = err < 0 ? -err : 0;
+        if (reader->run_start_monotonic_ns)
+            err = open_wait(reader, 0);
+        else
+            err = run_begin(reader, client->pid, header.base_monotonic_ns, NULL, HELLO_PATIENCE_MS);
+        error = err < 0 && err != -EBUSY ? -err : 0;
     }
     if (!error) {
         struct target *target = life_hello(reader, client->pid, packet->fd, &error);
@@ -226,10 +228,10 @@ static void on_run(struct reader *reader, struct client *client, const struct pa
     const char *command = label_bytes < packet->message.text_bytes ? packet->text + label_bytes + 1 : "";
     int err = -EALREADY;
 
-    if (!reader->store) {
+    if (!reader->run_start_monotonic_ns) {
         if (label_bytes)
             reader->label = strdup(packet->text);
-        err = run_begin(reader, client->pid, mt_clock_monotonic_ns(), command);
+        err = run_begin(reader, client->pid, mt_clock_monotonic_ns(), command, RUN_PATIENCE_MS);
     }
     if (err == 0) {
         client->run = true;

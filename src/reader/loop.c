@@ -19,7 +19,7 @@
 #define FIRST_CHECKPOINT_NS (1000 * MS)
 #define LAST_CHECKPOINT_NS (60000 * MS)
 #define COMMIT_DRAIN_NS (200 * MS)
-enum { ROUND_EVENTS = 1 << 17, YIELDS = 3, COMMIT_PATIENCE_MS = 3000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
+enum { ROUND_EVENTS = 1 << 17, YIELDS = 3, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
 
 static void futex_wait(uint32_t *word, uint32_t value, uint64_t timeout_ns)
 {
@@ -147,7 +147,6 @@ static bool others_alive(const struct reader *reader, const struct target *targe
 static void commit(struct reader *reader, struct target *target, uint32_t wanted)
 {
     bool root_ended = reader->root_ended;
-    int err;
 
     drain_for_commit(reader, target);
     /* A process that waits at its exit: what it says about its end holds until the kernel says otherwise. */
@@ -160,13 +159,10 @@ static void commit(struct reader *reader, struct target *target, uint32_t wanted
             reader->expect_end = true;
         }
     }
-    err = write_all(reader, target->is_root ? NULL : target, true, COMMIT_PATIENCE_MS);
-    if (err < 0 && err != -ENODEV)
-        err = write_fall_back(reader);
+    /* If the database cannot be had now, the target is not to be held up: the reader keeps what it knows and tries again. */
+    (void)write_all(reader, target->is_root ? NULL : target, true, COMMIT_PATIENCE_MS);
     reader->expect_end = false;
     reader->root_ended = root_ended;
-    if (err < 0)
-        target->lost[MT_LOSS_DATABASE]++;
     mt_store_release(&target->header->commit_done, wanted);
     futex_wake(&target->header->commit_done);
 }
@@ -210,7 +206,7 @@ static uint64_t on_clock(struct reader *reader, uint64_t now)
         if (write_all(reader, NULL, false, CHECKPOINT_PATIENCE_MS) < 0)
             reader->finished_since_ns = now; /* tried again after a while */
     }
-    if (reader->store && now >= reader->next_checkpoint_ns) {
+    if (now >= reader->next_checkpoint_ns) {
         if (reader->next_checkpoint_ns && life_any_alive(reader)) {
             (void)write_all(reader, NULL, true, CHECKPOINT_PATIENCE_MS);
             if (reader->checkpoint_interval_ns < LAST_CHECKPOINT_NS)

@@ -166,7 +166,7 @@ int mt_reader_main(const struct mt_reader_options *options)
         return 1;
     }
     loop_run(&reader);
-    if (reader.store)
+    if (reader.started || open_wait(&reader, 0) == 0)
         err = write_end(&reader);
     control_answer_done(&reader, UINT64_MAX, err < 0 ? -err : 0);
     control_finish(&reader);

@@ -6,6 +6,7 @@
  *   attach.c   segment -> validated layout          order.c    rings -> records in true order
  *   decode.c   words -> typed events                life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
+ *   open.c     the database, opened beside the rest
  *   tables.c   modules, frames, nodes, checked      write.c    everything -> store
  */
 #ifndef MT_READER_STATE_H
@@ -155,10 +156,20 @@ struct client {
     uint64_t since_ns; /* connected; wants_done: since then */
 };
 
+struct opener {
+    pthread_t thread;
+    bool under_way, has_thread;
+    uint32_t done;
+    int error;
+    struct mt_store *store;
+    int64_t run_id;
+};
+
 struct reader {
     const char *database, *label; /* database: absolute */
     bool log, failed;
-    struct mt_store *store;
+    struct opener opener;
+    struct mt_store *store; /* NULL: not open (yet) */
     int64_t run_id;
     char *run_command, *run_cwd;
     uint64_t run_start_monotonic_ns;
@@ -271,13 +282,16 @@ uint64_t ticks_to_ns(const struct reader *reader, const struct target *target, u
 int tables_update(struct target *target);
 void tables_finish(struct tables *tables);
 
+/* open.c */
+void open_start(struct reader *reader);
+/* 0: the database is open and the run begun; -EBUSY: not yet; else why it cannot be. */
+int open_wait(struct reader *reader, unsigned patience_ms);
+int open_run(struct reader *reader, struct mt_store *store, int64_t *ret_run_id);
+
 /* write.c */
-int write_open(struct reader *reader);
-int write_run_begin(struct reader *reader);
 /* Writes targets (only: that one; NULL: all) and the run; with_sites: what needs symbols too. Frees those finished. */
 int write_all(struct reader *reader, struct target *only, bool with_sites, unsigned patience_ms);
+/* The last write. What the database will not take goes to another one in $TMPDIR or /tmp. */
 int write_end(struct reader *reader);
-/* What is not yet written goes to a database in $TMPDIR or /tmp. */
-int write_fall_back(struct reader *reader);
 
 #endif

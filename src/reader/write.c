@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { QUICK_TIMEOUT_MS = 200, END_PATIENCE_MS = 10000 };
+enum { QUICK_TIMEOUT_MS = 200, END_PATIENCE_MS = 10000, FAULT_PATIENCE_MS = 500, SITES_AT_A_TIME = 256 };
 
 struct loss_name {
     const char *name;
@@ -23,27 +23,6 @@ static const struct loss_name loss_names[MT_LOSS_COUNT] = {
     MT_LOSS_REASONS(NAME_)
 #undef NAME_
 };
-
-int write_open(struct reader *reader)
-{
-    int err = mt_store_open(reader->database, &reader->store);
-
-    if (err < 0)
-        reader_log(reader, "%s: cannot be opened for writing: %s", reader->database, strerror(-err));
-    return err;
-}
-
-int write_run_begin(struct reader *reader)
-{
-    struct mt_store_run run = {.label = reader->label,
-        .command = reader->run_command,
-        .cwd = reader->run_cwd,
-        .started_at_ns = (int64_t)(mt_clock_realtime_ns() - (mt_clock_monotonic_ns() - reader->run_start_monotonic_ns)),
-        .reader_pid = getpid(),
-        .reader_start_ticks = proc_start_ticks(getpid())};
-
-    return mt_store_run_begin(reader->store, &run, &reader->run_id);
-}
 
 /* ---- totals ------------------------------------------------------------------------------------------------------ */
 
@@ -167,10 +146,13 @@ static int begin_process(struct reader *reader, struct target *target)
     return err;
 }
 
-/* Database ids for the sites that have none yet. */
+/*
+ * Database ids for the sites that have none yet, some at a time and each time in a transaction of its own: looking up functions and
+ * lines takes long, and other runs want to write, too.
+ */
 static int find_site_ids(struct reader *reader, struct target *target)
 {
-    size_t count = mt_live_site_count(target->live), known = 0, wanted = 0;
+    size_t count = mt_live_site_count(target->live), known = 0;
     struct mt_store_site_key *keys;
     int64_t *ids;
     int err;
@@ -189,28 +171,30 @@ static int find_site_ids(struct reader *reader, struct target *target)
         return err;
     while (known < count && target->site_ids[known])
         known++;
-    if (known == count)
-        return 0;
-    /* Sites get their ids all at once and in order, so the ones without are at the end. */
-    keys = calloc(count - known, sizeof(*keys));
+    keys = calloc(SITES_AT_A_TIME, sizeof(*keys));
     if (!keys)
         return -ENOMEM;
-    for (size_t i = known; i < count; i++) {
-        const struct mt_live_site *site = mt_live_site(target->live, i);
-        keys[wanted++] = (struct mt_store_site_key){.node = site->node < target->tables.node_count ? site->node : 0,
-            .heap = mt_live_heap_name(target->live, site->heap),
-            .kind = mt_live_kind_name(site->kind)};
+    while (known < count && err == 0) {
+        size_t wanted = count - known < SITES_AT_A_TIME ? count - known : SITES_AT_A_TIME;
+
+        for (size_t i = 0; i < wanted; i++) {
+            const struct mt_live_site *site = mt_live_site(target->live, known + i);
+            keys[i] = (struct mt_store_site_key){.node = site->node < target->tables.node_count ? site->node : 0,
+                .heap = mt_live_heap_name(target->live, site->heap),
+                .kind = mt_live_kind_name(site->kind)};
+        }
+        err = mt_store_sites(reader->store,
+            &(struct mt_store_stacks){.modules = target->tables.modules,
+                .module_count = target->tables.module_count,
+                .frames = target->tables.frames,
+                .frame_count = target->tables.frame_count,
+                .nodes = target->tables.nodes,
+                .node_count = target->tables.node_count},
+            keys, wanted, target->site_ids + known);
+        if (err < 0)
+            memset(target->site_ids + known, 0, wanted * sizeof(*target->site_ids));
+        known += wanted;
     }
-    err = mt_store_sites(reader->store,
-        &(struct mt_store_stacks){.modules = target->tables.modules,
-            .module_count = target->tables.module_count,
-            .frames = target->tables.frames,
-            .frame_count = target->tables.frame_count,
-            .nodes = target->tables.nodes,
-            .node_count = target->tables.node_count},
-        keys, wanted, target->site_ids + known);
-    if (err < 0)
-        memset(target->site_ids + known, 0, (count - known) * sizeof(*target->site_ids));
     free(keys);
     return err;
 }
@@ -412,8 +396,7 @@ static int write_target(struct reader *reader, struct target *target, bool with_
         row.parent_process_id = target->parent->process_id;
     if (target->live && with_sites) {
         target->writing_events = mt_live_totals(target->live)->events;
-        err = find_site_ids(reader, target);
-        if (err == 0 && target->writing_events != target->written_events)
+        if (target->writing_events != target->written_events)
             err = write_site_totals(reader, target);
         if (err == 0)
             err = write_along(reader, target);
@@ -494,8 +477,13 @@ static void forget_finished(struct reader *reader)
 static int transaction(struct reader *reader, struct target *only, bool with_sites)
 {
     static const struct mt_store_end running = {.ended_ns = -1, .kind = MT_END_RUNNING, .exit_status = -1};
-    int err = mt_store_begin(reader->store);
+    int err = 0;
 
+    for (struct target *t = reader->targets; t && err == 0; t = t->next)
+        if ((!only || t == only) && t->live && (with_sites || t->finished))
+            err = find_site_ids(reader, t);
+    if (err == 0)
+        err = mt_store_begin(reader->store);
     if (err < 0)
         return err;
     for (struct target *t = reader->targets; t && err == 0; t = t->next)
@@ -513,8 +501,6 @@ static int transaction(struct reader *reader, struct target *only, bool with_sit
         if (err < 0) {
             if (t->begun_now)
                 t->process_id = 0;
-            if (t->site_ids)
-                memset(t->site_ids, 0, t->site_id_capacity * sizeof(*t->site_ids));
         } else if (!only || t == only) {
             acknowledge(t, with_sites || t->finished);
         }
@@ -525,15 +511,18 @@ static int transaction(struct reader *reader, struct target *only, bool with_sit
 
 int write_all(struct reader *reader, struct target *only, bool with_sites, unsigned patience_ms)
 {
-    uint64_t deadline = mt_clock_monotonic_ns() + (uint64_t)patience_ms * 1000000;
+    uint64_t start = mt_clock_monotonic_ns(), waited_ms;
     int err;
 
-    if (!reader->store)
-        return -ENODEV;
+    err = open_wait(reader, patience_ms);
+    if (err < 0)
+        return err;
     mt_store_set_busy_timeout(reader->store, patience_ms < QUICK_TIMEOUT_MS ? patience_ms : QUICK_TIMEOUT_MS);
     for (;;) {
         err = transaction(reader, only, with_sites);
-        if (err == 0 || mt_clock_monotonic_ns() >= deadline)
+        waited_ms = (mt_clock_monotonic_ns() - start) / 1000000;
+        /* Another writer ends; a full or read-only disk rarely does. */
+        if (err == 0 || waited_ms >= (err == -EBUSY || patience_ms < FAULT_PATIENCE_MS ? patience_ms : FAULT_PATIENCE_MS))
             break;
         if (err != -EBUSY)
             usleep(50000);
@@ -550,7 +539,7 @@ int write_all(struct reader *reader, struct target *only, bool with_sites, unsig
 }
 
 /* What is not yet written goes to a database of its own, in a place that can be expected to have room. */
-int write_fall_back(struct reader *reader)
+static int fall_back(struct reader *reader)
 {
     const char *dir = getenv("TMPDIR");
     char *path;
@@ -558,6 +547,7 @@ int write_fall_back(struct reader *reader)
 
     if (asprintf(&path, "%s/memtrace-%d-%d.db", dir && *dir == '/' ? dir : "/tmp", (int)getuid(), (int)getpid()) < 0)
         return -ENOMEM;
+    (void)open_wait(reader, END_PATIENCE_MS); /* the thread that opens must have ended */
     mt_store_close(reader->store);
     reader->store = NULL;
     err = mt_store_open(path, &reader->store);
@@ -570,7 +560,7 @@ int write_fall_back(struct reader *reader)
             if (t->site_ids)
                 memset(t->site_ids, 0, t->site_id_capacity * sizeof(*t->site_ids));
         }
-        err = write_run_begin(reader);
+        err = open_run(reader, reader->store, &reader->run_id);
         if (err == 0)
             err = write_all(reader, NULL, true, 1000);
     }
@@ -594,8 +584,8 @@ int write_end(struct reader *reader)
             .exit_status = -1};
     }
     err = write_all(reader, NULL, true, END_PATIENCE_MS);
-    if (err < 0)
-        err = write_fall_back(reader);
+    if (err < 0 && reader->targets)
+        err = fall_back(reader);
     mt_store_close(reader->store);
     reader->store = NULL;
     return err;
