@@ -30,18 +30,23 @@ static socklen_t socket_address(const char *name, struct sockaddr_un *ret)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
 }
 
-/* A connected socket, or -errno. */
-static int connect_to(const char *name)
+/*
+ * A connected socket, or -errno. A reader that does not get to accept (it is stopped, or overrun) has a backlog that fills: connecting then takes
+ * no longer than a reply may, and with SOCK_NONBLOCK in flags is -EAGAIN at once.
+ */
+static int connect_to(const char *name, int flags)
 {
+    const struct timeval patience = {REPLY_TIMEOUT_MS / 1000, 0};
     struct sockaddr_un address;
     socklen_t bytes = socket_address(name, &address);
-    int fd = (int)mt_sys3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int fd = (int)mt_sys3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0);
     struct ucred peer;
     socklen_t peer_bytes = sizeof peer;
     long r;
 
     if (fd < 0)
         return fd;
+    mt_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     r = mt_sys3(SYS_connect, fd, &address, bytes);
     if (r == 0)
         r = mt_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_bytes);
@@ -56,11 +61,11 @@ static int connect_to(const char *name)
 
 bool mt_link_reader_alive(void)
 {
-    int fd = connect_to(mt_settings.socket);
+    int fd = connect_to(mt_settings.socket, SOCK_NONBLOCK);
 
     if (fd >= 0)
         mt_sys_close(fd);
-    /* Anything but a refusal (no descriptor left, a filter) says nothing about the reader. */
+    /* Anything but a refusal (no descriptor left, a filter, a full backlog) says nothing about the reader. */
     return fd != -ECONNREFUSED;
 }
 
@@ -318,7 +323,7 @@ int mt_link_open(struct mt_writer *ret_writer, struct mt_doorbell **ret_doorbell
         return r;
     }
     if (mt_settings.socket[0])
-        fd = connect_to(mt_settings.socket);
+        fd = connect_to(mt_settings.socket, 0);
     /* A socket that no longer answers was left in the environment by a run that is over: this is a run of its own. A forked
      * child's reader, though, died under it. */
     if (fd < 0 && !mt_settings.forked) {
@@ -327,6 +332,8 @@ int mt_link_open(struct mt_writer *ret_writer, struct mt_doorbell **ret_doorbell
     } else if (fd < 0) {
         r = fd;
     }
+    if (r < 0 && r != -ENOENT) /* that one has been said */
+        mt_log("cannot start or reach the reader; running untraced", NULL, -r);
     if (r == 0) {
         r = shake_hands(fd, &writer, memfd, ret_doorbell, ret_root);
         if (r < 0)
