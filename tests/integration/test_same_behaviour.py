@@ -162,6 +162,7 @@ fn main() {
     })).collect();
     let sums: Vec<u64> = handles.into_iter().map(|h| h.join().unwrap()).collect();
     println!("{:?}", sums);
+    std::panic::set_hook(Box::new(|_| eprintln!("panicked")));
     let r = std::panic::catch_unwind(|| panic!("caught"));
     println!("{}", r.is_err());
     std::process::exit(8);
