@@ -138,7 +138,8 @@ struct mt_store_stacks {
  * Gives each of `count` leaf nodes its site in the database, creating modules, frames (resolved to function, file
  * and line through symbol/), stacks and sites that are new. heaps[i] is the site's heap: "malloc", "mmap", "python" or a custom name;
  * kinds[i] is NULL or tells rows of one heap apart ("file" for file mappings, "backing" for an allocator's own mappings).
- * ret_site_ids has room for count ids.
+ * ret_site_ids has room for count ids. Reading debug information can take seconds: called outside of a batch, that part runs
+ * without a lock, so that other writers need not wait for it.
  */
 struct mt_store_site_key {
     uint32_t node;

@@ -50,6 +50,6 @@ size_t function_chain(struct function_table *table, Dwarf_Die *unit, uint64_t ad
 void function_finish(struct function_table *table);
 
 /* ---- source.c: removes "." and ".." parts; returns buffer */
-char *source_tidy(const char *path, const char *folder, char *buffer, size_t size);
+char *source_tidy(const char *path, char *buffer, size_t size);
 
 #endif

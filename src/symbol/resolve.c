@@ -4,7 +4,6 @@
  */
 #include "symbol/internal.h"
 
-#include <dwarf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -146,7 +145,7 @@ static void source_of(Dwarf_Die *unit, uint64_t address, struct mt_symbol *s)
         s->line = (unsigned)number;
 }
 
-static void present(struct module *m, const char *folder, struct mt_symbol *chain, size_t count)
+static void present(struct module *m, struct mt_symbol *chain, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         if (chain[i].function && *chain[i].function)
@@ -154,7 +153,7 @@ static void present(struct module *m, const char *folder, struct mt_symbol *chai
         else
             chain[i].function = NULL;
         if (chain[i].file && *chain[i].file && strcmp(chain[i].file, "???") != 0)
-            chain[i].file = source_tidy(chain[i].file, folder, m->file_text[i], sizeof(m->file_text[i]));
+            chain[i].file = source_tidy(chain[i].file, m->file_text[i], sizeof(m->file_text[i]));
         else
             chain[i].file = NULL;
         if (!chain[i].file)
@@ -166,13 +165,10 @@ static size_t look_up(struct module *m, uint64_t address, struct mt_symbol *chai
 {
     Dwarf_Addr bias = 0;
     Dwarf_Die *unit = dwfl_module_addrdie(m->module, address, &bias);
-    const char *folder = NULL;
     size_t count = 0;
 
     chain[0] = (struct mt_symbol){0};
     if (unit) {
-        Dwarf_Attribute attribute;
-        folder = dwarf_formstring(dwarf_attr(unit, DW_AT_comp_dir, &attribute));
         count = function_chain(&m->functions, unit, address - bias, chain);
         if (!chain[0].file)
             source_of(unit, address - bias, &chain[0]);
@@ -181,7 +177,7 @@ static size_t look_up(struct module *m, uint64_t address, struct mt_symbol *chai
         chain[0].function = name_find(&m->names, m->module, address);
     if (count == 0 && (chain[0].function || chain[0].file))
         count = 1;
-    present(m, folder, chain, count);
+    present(m, chain, count);
     return count;
 }
 

@@ -1,21 +1,18 @@
 /*
  * Names of source files as DWARF has them: "/build/../src/x.c" becomes "/src/x.c". Done on the text alone; the folders need
- * not exist here.
+ * not exist here. libdw has already put the compiler's folder in front of what was relative to it.
  */
 #include "symbol/internal.h"
 
 #include <stdio.h>
 #include <string.h>
 
-char *source_tidy(const char *path, const char *folder, char *buffer, size_t size)
+char *source_tidy(const char *path, char *buffer, size_t size)
 {
     char whole[SYMBOL_NAME_MAX_BYTES], *save = NULL, *to = buffer;
     bool absolute;
 
-    if (path[0] != '/' && folder && folder[0])
-        snprintf(whole, sizeof(whole), "%s/%s", folder, path);
-    else
-        snprintf(whole, sizeof(whole), "%s", path);
+    snprintf(whole, sizeof(whole), "%s", path);
     absolute = whole[0] == '/';
     buffer[0] = '\0';
     for (char *part = strtok_r(whole, "/", &save); part; part = strtok_r(NULL, "/", &save)) {

@@ -41,8 +41,8 @@ COMMANDS(COMMAND_DECLARE_)
 int complain(int status, const char *format, ...) MT_PRINTF(2, 3);
 /* The usage of a command with the options that `more` describes, on stdout. Returns STATUS_FINE. */
 int print_help(const char *command, const char *more);
-/* After getopt_long has complained. Returns STATUS_USAGE. */
-int usage_hint(const char *command);
+/* For an option that getopt_long refused. Returns STATUS_USAGE. */
+int usage_hint(char **argv);
 extern const char *command_name;
 
 /* -d, --run, --json, --no-wait, --help: every reading command's. */

@@ -34,10 +34,14 @@ int complain(int status, const char *format, ...)
     return status;
 }
 
-int usage_hint(const char *command)
+int usage_hint(char **argv)
 {
-    fprintf(stderr, "`memtrace %s --help` tells more.\n", command);
-    return STATUS_USAGE;
+    /* optopt is the letter or number of a known option whose argument is missing or unwanted */
+    const char *what = optopt > ' ' && optopt < 0x7f && argv[optind - 1][1] != '-' ? (char[]){'-', (char)optopt, '\0'}
+                                                                                  : argv[optind - 1];
+
+    return complain(STATUS_USAGE, "%s: no such option, or its value is wrong; `memtrace %s --help` tells more", what,
+        command_name);
 }
 
 int number_option(const char *text, int64_t low, int64_t high, int64_t *ret_number)
@@ -269,7 +273,7 @@ int print_run_title(struct mt_store *store, int64_t run_id)
         snprintf(text, sizeof(text), "Run %lld%s%s%s: %s", (long long)run_id, label ? " (" : "", label ? label : "",
             label ? ")" : "", command ? command : "?");
         mt_text_print(stdout, text, mt_report_width(stdout), false);
-        snprintf(text, sizeof(text), "%s, %s, peak %s, at the end %s in %s blocks, %s allocations", state,
+        snprintf(text, sizeof(text), "%s, %s, peak %s, end %s in %s blocks, %s allocations", state,
             mt_query_kind(q, 5) == MT_VALUE_NULL ? "no end" : mt_format_duration(mt_query_integer(q, 5), wall, sizeof(wall)),
             mt_format_bytes(mt_query_integer(q, 6), peak, sizeof(peak)),
             mt_format_bytes(mt_query_integer(q, 7), live, sizeof(live)),

@@ -108,7 +108,7 @@ static int parse(int argc, char **argv, struct leaks_options *o)
         else if (c == 'n' && number_option(optarg, 0, INT32_MAX, &o->rows) < 0)
             return complain(STATUS_USAGE, "-n %s: not a number of rows", optarg);
         else if (c != 'n' && !read_option(&o->read, c, optarg))
-            return usage_hint("leaks");
+            return usage_hint(argv);
     }
     return argv[optind] ? complain(STATUS_USAGE, "one argument too many: %s", argv[optind]) : 0;
 }

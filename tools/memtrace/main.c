@@ -71,6 +71,7 @@ static int dispatch(int argc, char **argv)
     command_name = argv[0];
     if (command) {
         optind = 0; /* getopt starts afresh, behind argv[0] */
+        opterr = 0; /* and leaves the complaints to us */
         return command->run(argc, argv);
     }
     for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {

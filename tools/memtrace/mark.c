@@ -192,7 +192,7 @@ int command_mark(int argc, char **argv)
         case 'h':
             return print_help("mark", help);
         default:
-            return usage_hint("mark");
+            return usage_hint(argv);
         }
     }
     if (!argv[optind] || !argv[optind][0] || argv[optind + 1])

@@ -88,7 +88,7 @@ int command_phases(int argc, char **argv)
 
     while ((c = getopt_long(argc, argv, "d:h", options, NULL)) != -1) {
         if (!read_option(&read, c, optarg))
-            return usage_hint("phases");
+            return usage_hint(argv);
     }
     if (read.help)
         return print_help("phases", help);

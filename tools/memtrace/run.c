@@ -153,6 +153,13 @@ static void summarize(const struct run_options *o, int64_t run_id)
     mt_store_close(store);
 }
 
+static const char *reason_of(int error)
+{
+    return error == EBADMSG ? "not a memtrace database, or damaged"
+           : error == EPROTO ? "written by a newer memtrace"
+                             : strerror(error);
+}
+
 static int trace_once(const struct run_options *o, const char *library)
 {
     struct reader_process reader = {.fd = -1};
@@ -165,7 +172,7 @@ static int trace_once(const struct run_options *o, const char *library)
         r = reader_start(&reader, o->database, o->label, o->command);
         if (r < 0)
             complain(0, "%s: cannot be written (%s): the command runs untraced; name another database with -o",
-                database_name(o), strerror(-r));
+                database_name(o), reason_of(-r));
     }
     interrupted = 0;
     wait_status = run_command(o, &reader, library, &pid);
@@ -214,7 +221,7 @@ static int parse(int argc, char **argv, struct run_options *o, bool *ret_help)
             *ret_help = true;
             return 0;
         default:
-            return usage_hint("run");
+            return usage_hint(argv);
         }
     }
     o->command = argv + optind;

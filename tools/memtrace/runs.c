@@ -9,8 +9,8 @@
 static const char help[] = "Lists the runs in a database, the oldest first.\n\n" READ_HELP READ_HELP_END;
 
 static const char json_sql[] = "SELECT * FROM runs ORDER BY run_id";
-static const char table_sql[] = "SELECT run_id, label, started_at, wall_ns, peak_live_bytes, live_bytes, allocated_blocks, "
-                                "peak_rss_bytes, processes, exit_status, status, command FROM runs ORDER BY run_id";
+static const char table_sql[] = "SELECT run_id, label, status, exit_status, peak_live_bytes, live_bytes, allocated_blocks, wall_ns, "
+                                "peak_rss_bytes, processes, started_at, command FROM runs ORDER BY run_id";
 
 static void add_row(struct mt_table *table, struct mt_query *q)
 {
@@ -18,16 +18,16 @@ static void add_row(struct mt_table *table, struct mt_query *q)
 
     mt_table_add(table, mt_query_text(q, 0, NULL));
     mt_table_add(table, mt_query_text(q, 1, NULL));
-    mt_table_add(table, mt_format_time(mt_query_integer(q, 2), text, sizeof(text)));
-    mt_table_add(table,
-        mt_query_kind(q, 3) == MT_VALUE_NULL ? "-" : mt_format_duration(mt_query_integer(q, 3), text, sizeof(text)));
+    mt_table_add(table, mt_query_text(q, 2, NULL));
+    mt_table_add(table, mt_query_kind(q, 3) == MT_VALUE_NULL ? "-" : mt_query_text(q, 3, NULL));
     mt_table_add(table, mt_format_bytes(mt_query_integer(q, 4), text, sizeof(text)));
     mt_table_add(table, mt_format_bytes(mt_query_integer(q, 5), text, sizeof(text)));
     mt_table_add(table, mt_format_count(mt_query_integer(q, 6), text, sizeof(text)));
-    mt_table_add(table, mt_format_bytes(mt_query_integer(q, 7), text, sizeof(text)));
-    mt_table_add(table, mt_format_count(mt_query_integer(q, 8), text, sizeof(text)));
-    mt_table_add(table, mt_query_kind(q, 9) == MT_VALUE_NULL ? "-" : mt_query_text(q, 9, NULL));
-    mt_table_add(table, mt_query_text(q, 10, NULL));
+    mt_table_add(table,
+        mt_query_kind(q, 7) == MT_VALUE_NULL ? "-" : mt_format_duration(mt_query_integer(q, 7), text, sizeof(text)));
+    mt_table_add(table, mt_format_bytes(mt_query_integer(q, 8), text, sizeof(text)));
+    mt_table_add(table, mt_format_count(mt_query_integer(q, 9), text, sizeof(text)));
+    mt_table_add(table, mt_format_time(mt_query_integer(q, 10), text, sizeof(text)));
     mt_table_add(table, mt_query_text(q, 11, NULL));
 }
 
@@ -40,15 +40,15 @@ static int print_table(struct mt_store *store, struct mt_query *query)
         abort();
     mt_table_column(table, "RUN", MT_CELL_RIGHT);
     mt_table_column(table, "LABEL", MT_CELL_CUT_END);
-    mt_table_column(table, "STARTED", MT_CELL_CUT_START);
-    mt_table_column(table, "WALL", MT_CELL_RIGHT);
-    mt_table_column(table, "PEAK", MT_CELL_RIGHT);
-    mt_table_column(table, "AT END", MT_CELL_RIGHT);
-    mt_table_column(table, "ALLOCS", MT_CELL_RIGHT);
-    mt_table_column(table, "RSS", MT_CELL_RIGHT);
-    mt_table_column(table, "PROCS", MT_CELL_RIGHT);
-    mt_table_column(table, "EXIT", MT_CELL_RIGHT);
     mt_table_column(table, "STATUS", MT_CELL_LEFT);
+    mt_table_column(table, "EXIT", MT_CELL_RIGHT);
+    mt_table_column(table, "PEAK", MT_CELL_RIGHT);
+    mt_table_column(table, "AT END", MT_CELL_RIGHT_OPTIONAL);
+    mt_table_column(table, "ALLOCS", MT_CELL_RIGHT_OPTIONAL);
+    mt_table_column(table, "WALL", MT_CELL_RIGHT_OPTIONAL);
+    mt_table_column(table, "RSS", MT_CELL_RIGHT_OPTIONAL);
+    mt_table_column(table, "PROCS", MT_CELL_RIGHT_OPTIONAL);
+    mt_table_column(table, "STARTED", MT_CELL_RIGHT_OPTIONAL);
     mt_table_column(table, "COMMAND", MT_CELL_CUT_END);
     while ((r = mt_query_step(query)) == 1)
         add_row(table, query);
@@ -68,7 +68,7 @@ int command_runs(int argc, char **argv)
 
     while ((c = getopt_long(argc, argv, "d:h", options, NULL)) != -1) {
         if (!read_option(&read, c, optarg))
-            return usage_hint("runs");
+            return usage_hint(argv);
     }
     if (read.help)
         return print_help("runs", help);

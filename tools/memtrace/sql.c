@@ -142,7 +142,7 @@ int command_sql(int argc, char **argv)
         else if (c == TABLE)
             form = FORM_TABLE;
         else if (!read_option(&read, c, optarg))
-            return usage_hint("sql");
+            return usage_hint(argv);
         if (c == OPTION_JSON)
             form = FORM_JSON;
     }

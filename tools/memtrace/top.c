@@ -11,7 +11,8 @@
 static const char help[] =
     "Shows who allocated what: the innermost function that is not of the C library, the C++ runtime or an allocator.\n\n"
     "      --by ORDER      peak: live when the process's heap was largest (default); live: still there at the end;\n"
-    "                      total: all bytes ever; count: allocations; temporary: freed before the next but one\n"
+    "                      total: all bytes ever; count: allocations; temporary: freed before their\n"
+    "                      thread's next allocation but one\n"
     "  -n, --rows N        rows (default 20; 0: all)\n"
     "      --heap NAME     malloc, mmap, python or a custom heap's name; all: also file mappings and\n"
     "                      an allocator's own (default: all heaps but those)\n"
@@ -41,10 +42,10 @@ struct top_options {
 
 /* %1$s: the order's column; %2$s: stack, for single callsites; %3$s: what makes a row */
 static const char sql_format[] =
-    "WITH t AS MATERIALIZED (SELECT site_id, sum(site_totals.peak_bytes) AS peak_bytes, sum(site_totals.peak_blocks) AS peak_blocks, "
-    "sum(site_totals.live_bytes) AS live_bytes, sum(site_totals.live_blocks) AS live_blocks, sum(site_totals.allocated_bytes) AS allocated_bytes, "
-    "sum(site_totals.allocated_blocks) AS allocated_blocks, sum(site_totals.temporary_blocks) AS temporary_blocks "
-    "FROM process JOIN site_totals USING (process_id) WHERE run_id = ?1 GROUP BY site_id), "
+    "WITH t AS MATERIALIZED (SELECT v.site_id, sum(v.peak_bytes) AS peak_bytes, sum(v.peak_blocks) AS peak_blocks, "
+    "sum(v.live_bytes) AS live_bytes, sum(v.live_blocks) AS live_blocks, sum(v.allocated_bytes) AS allocated_bytes, "
+    "sum(v.allocated_blocks) AS allocated_blocks, sum(v.temporary_blocks) AS temporary_blocks "
+    "FROM process AS p JOIN site_totals AS v USING (process_id) WHERE p.run_id = ?1 GROUP BY v.site_id), "
     "g AS MATERIALIZED (SELECT min(s.site_id) AS site_id, count(*) AS sites, s.heap, s.kind, s.function, s.file, s.line, "
     "s.module, sum(peak_bytes) AS peak_bytes, sum(peak_blocks) AS peak_blocks, sum(live_bytes) AS live_bytes, "
     "sum(live_blocks) AS live_blocks, sum(allocated_bytes) AS allocated_bytes, sum(allocated_blocks) AS allocated_blocks, "
@@ -131,7 +132,7 @@ static int whole_of(struct mt_store *store, int64_t run_id, const struct order *
     int status = 0, r;
 
     snprintf(sql, sizeof(sql),
-        "SELECT sum(site_totals.%s) FROM process JOIN site_totals USING (process_id) JOIN site USING (site_id) JOIN heap USING (heap_id) "
+        "SELECT sum(v.%s) FROM process JOIN site_totals AS v USING (process_id) JOIN site USING (site_id) JOIN heap USING (heap_id) "
         "WHERE run_id = ?1 AND heap.name IN ('malloc', 'python')",
         order->column);
     q = ask(store, sql, &status);
@@ -205,7 +206,7 @@ static int parse(int argc, char **argv, struct top_options *o)
             break;
         default:
             if (!read_option(&o->read, c, optarg))
-                return usage_hint("top");
+                return usage_hint(argv);
         }
     }
     return argv[optind] ? complain(STATUS_USAGE, "one argument too many: %s", argv[optind]) : 0;

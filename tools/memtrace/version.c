@@ -16,7 +16,7 @@ int command_version(int argc, char **argv)
         if (c == 'h')
             return print_help("version", "Prints the version of memtrace.\n");
         if (c != OPTION_JSON)
-            return usage_hint("version");
+            return usage_hint(argv);
         json = true;
     }
     printf(json ? "{\"version\": \"%s\"}\n" : "memtrace %s\n", MT_VERSION);
