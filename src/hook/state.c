@@ -3,7 +3,6 @@
  */
 #include "hook/hook.h"
 
-#include <elf.h>
 #include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,7 +78,6 @@ static void read_settings(void)
 {
     long argc = *(long *)__libc_stack_end;
     char **environment = (char **)__libc_stack_end + 1 + argc + 1;
-    const Elf64_auxv_t *aux;
     const char *socket;
 
     mt_settings.environment = environment;
@@ -91,11 +89,9 @@ static void read_settings(void)
     socket = variable(environment, MT_ENV_SOCKET);
     if (socket && strlen(socket) < sizeof mt_settings.socket)
         memcpy(mt_settings.socket, socket, strlen(socket) + 1);
-    while (*environment)
-        environment++;
-    for (aux = (const Elf64_auxv_t *)(environment + 1); aux->a_type != AT_NULL; aux++)
-        if (aux->a_type == AT_SECURE && aux->a_un.a_val)
-            mt_settings.untraced = true;
+    /* Not from behind the environment on the stack: in a secure start the loader has taken variables out of it, and their room is left. */
+    if (getauxval(AT_SECURE))
+        mt_settings.untraced = true;
     mt_settings.read = true;
 }
 
