@@ -150,17 +150,19 @@ struct target *life_hello(struct reader *reader, int pid, int segment_fd, int *r
     return target;
 }
 
-/* Is this child known already? Each process is the child of one FORK record. */
-static bool match_fork(struct reader *reader, const struct target *parent, int pid_there)
+/* Is this child known already? Each process is the child of one FORK record, whoever its parent is by now. */
+static bool match_fork(struct reader *reader, struct target *parent, int pid_there)
 {
     for (struct target *t = reader->targets; t; t = t->next) {
-        if (t->pid_there == pid_there && !t->fork_seen && t != parent && t->parent_there == parent->pid_there) {
+        if (t->pid_there == pid_there && !t->fork_seen && t != parent) {
             t->fork_seen = true;
+            t->parent_there = parent->pid_there;
+            t->parent = parent;
             return true;
         }
     }
     for (struct forgotten *f = reader->forgotten; f; f = f->next) {
-        if (f->pid_there == pid_there && !f->fork_seen && f->parent_there == parent->pid_there) {
+        if (f->pid_there == pid_there && !f->fork_seen) {
             f->fork_seen = true;
             return true;
         }

@@ -7,7 +7,7 @@
  *   decode.c   words -> typed events                life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
- *   tables.c   modules, frames, nodes, checked      write.c    everything -> store
+ *   tables.c   modules, frames, nodes, checked      write.c, commit.c  everything -> store
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -288,7 +288,13 @@ void open_start(struct reader *reader);
 int open_wait(struct reader *reader, unsigned patience_ms);
 int open_run(struct reader *reader, struct mt_store *store, int64_t *ret_run_id);
 
-/* write.c */
+/* write.c: rows of one process */
+void write_totals(const struct target *target, struct mt_store_totals *ret);
+int write_begin(struct reader *reader, struct target *target);
+int write_site_ids(struct reader *reader, struct target *target);
+int write_process(struct reader *reader, struct target *target, bool with_sites);
+
+/* commit.c */
 /* Writes targets (only: that one; NULL: all) and the run; with_sites: what needs symbols too. Frees those finished. */
 int write_all(struct reader *reader, struct target *only, bool with_sites, unsigned patience_ms);
 /* The last write. What the database will not take goes to another one in $TMPDIR or /tmp. */

@@ -1,6 +1,6 @@
 /*
- * Everything into the database. A write is one transaction over one or all targets; what it covers is marked as written
- * only after the commit, so a failed one is simply tried again later.
+ * What one process is in the database: its row, sites, samples, phases, snapshots and losses. Called inside of a transaction
+ * (commit.c), except for write_site_ids().
  */
 #include "reader/state.h"
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { QUICK_TIMEOUT_MS = 200, END_PATIENCE_MS = 10000, FAULT_PATIENCE_MS = 500, SITES_AT_A_TIME = 256 };
+enum { SITES_AT_A_TIME = 256 };
 
 struct loss_name {
     const char *name;
@@ -35,7 +35,7 @@ static uint64_t lost_by(const struct target *target, unsigned reason)
     return lost;
 }
 
-static void process_totals(const struct target *target, struct mt_store_totals *ret)
+void write_totals(const struct target *target, struct mt_store_totals *ret)
 {
     static const struct mt_live_totals none;
     const struct mt_live_totals *t = target->live ? mt_live_totals(target->live) : &none;
@@ -63,50 +63,6 @@ static void process_totals(const struct target *target, struct mt_store_totals *
             ret->lost_events += lost_by(target, i);
 }
 
-static void add_totals(struct mt_store_totals *sum, const struct mt_store_totals *t)
-{
-    sum->allocated_blocks += t->allocated_blocks;
-    sum->allocated_bytes += t->allocated_bytes;
-    sum->freed_blocks += t->freed_blocks;
-    sum->freed_bytes += t->freed_bytes;
-    sum->live_bytes += t->live_bytes;
-    sum->live_blocks += t->live_blocks;
-    sum->mapped_blocks += t->mapped_blocks;
-    sum->mapped_bytes += t->mapped_bytes;
-    sum->unmapped_bytes += t->unmapped_bytes;
-    sum->live_mapped_bytes += t->live_mapped_bytes;
-    sum->unmatched_frees += t->unmatched_frees;
-    sum->lost_events += t->lost_events;
-    sum->python_bytes += t->python_bytes;
-    sum->threads += t->threads;
-    /* Maxima of processes that need not have been at the same time: the largest one, a lower bound. */
-    if (t->peak_live_bytes > sum->peak_live_bytes) {
-        sum->peak_live_bytes = t->peak_live_bytes;
-        sum->peak_live_blocks = t->peak_live_blocks;
-    }
-    if (t->peak_mapped_bytes > sum->peak_mapped_bytes)
-        sum->peak_mapped_bytes = t->peak_mapped_bytes;
-    if (t->peak_rss_bytes > sum->peak_rss_bytes)
-        sum->peak_rss_bytes = t->peak_rss_bytes;
-    if (t->overhead_bytes > sum->overhead_bytes)
-        sum->overhead_bytes = t->overhead_bytes;
-}
-
-static int write_run(struct reader *reader, const struct mt_store_end *end)
-{
-    struct mt_store_totals sum = reader->done, one;
-
-    for (struct target *t = reader->targets; t; t = t->next) {
-        process_totals(t, &one);
-        add_totals(&sum, &one);
-    }
-    if (reader->run_peak_bytes > sum.peak_live_bytes)
-        sum.peak_live_bytes = reader->run_peak_bytes;
-    if (reader->run_peak_rss_bytes > sum.peak_rss_bytes)
-        sum.peak_rss_bytes = reader->run_peak_rss_bytes;
-    return mt_store_run_end(reader->store, reader->run_id, &sum, end);
-}
-
 /* Which module serves malloc, as far as names tell. NULL: not known (yet). */
 static const char *allocator_of(const struct target *target)
 {
@@ -127,7 +83,7 @@ static const char *allocator_of(const struct target *target)
 
 /* ---- one process --------------------------------------------------------------------------------------------------- */
 
-static int begin_process(struct reader *reader, struct target *target)
+int write_begin(struct reader *reader, struct target *target)
 {
     struct mt_store_process row = {.parent_process_id = target->parent_process_id,
         .pid = target->pid_there,
@@ -150,7 +106,7 @@ static int begin_process(struct reader *reader, struct target *target)
  * Database ids for the sites that have none yet, some at a time and each time in a transaction of its own: looking up functions and
  * lines takes long, and other runs want to write, too.
  */
-static int find_site_ids(struct reader *reader, struct target *target)
+int write_site_ids(struct reader *reader, struct target *target)
 {
     size_t count = mt_live_site_count(target->live), known = 0;
     struct mt_store_site_key *keys;
@@ -382,7 +338,7 @@ static int write_along(struct reader *reader, struct target *target)
     return err;
 }
 
-static int write_target(struct reader *reader, struct target *target, bool with_sites)
+int write_process(struct reader *reader, struct target *target, bool with_sites)
 {
     struct mt_store_totals totals;
     struct mt_store_process row = {.parent_process_id = target->parent_process_id,
@@ -410,183 +366,8 @@ static int write_target(struct reader *reader, struct target *target, bool with_
         if (lost)
             err = mt_store_loss(reader->store, reader->run_id, target->process_id, loss_names[i].name, lost);
     }
-    process_totals(target, &totals);
+    write_totals(target, &totals);
     if (err == 0)
         err = mt_store_process_update(reader->store, target->process_id, &row, &totals, &target->end);
-    return err;
-}
-
-/* ---- transactions ---------------------------------------------------------------------------------------------------- */
-
-static void acknowledge(struct target *target, bool with_sites)
-{
-    if (target->samples)
-        target->samples->written = target->samples->count;
-    if (!with_sites)
-        return;
-    target->written_events = target->writing_events;
-    mt_live_notes_free(target->notes, target->note_count);
-    target->notes = NULL;
-    target->note_count = 0;
-    for (size_t i = 0; i < target->snapshot_count; i++)
-        target->snapshots[i].written = true;
-}
-
-static void forget(struct reader *reader, struct target *target)
-{
-    struct forgotten *f = calloc(1, sizeof(*f));
-    struct mt_store_totals totals;
-
-    process_totals(target, &totals);
-    add_totals(&reader->done, &totals);
-    for (struct target *t = reader->targets; t; t = t->next) {
-        if (t->parent == target) {
-            t->parent_process_id = target->process_id;
-            t->parent = NULL;
-        }
-    }
-    if (f) {
-        *f = (struct forgotten){.next = reader->forgotten,
-            .process_id = target->process_id,
-            .pid_there = target->pid_there,
-            .parent_there = target->parent_there,
-            .fork_seen = target->fork_seen};
-        reader->forgotten = f;
-    }
-    life_free(target);
-}
-
-static void forget_finished(struct reader *reader)
-{
-    struct target **link = &reader->targets;
-
-    reader->last_target = NULL;
-    while (*link) {
-        struct target *target = *link;
-        if (target->finished) {
-            *link = target->next;
-            forget(reader, target);
-        } else {
-            reader->last_target = target;
-            link = &target->next;
-        }
-    }
-    reader->finished_since_ns = 0;
-}
-
-static int transaction(struct reader *reader, struct target *only, bool with_sites)
-{
-    static const struct mt_store_end running = {.ended_ns = -1, .kind = MT_END_RUNNING, .exit_status = -1};
-    int err = 0;
-
-    for (struct target *t = reader->targets; t && err == 0; t = t->next)
-        if ((!only || t == only) && t->live && (with_sites || t->finished))
-            err = find_site_ids(reader, t);
-    if (err == 0)
-        err = mt_store_begin(reader->store);
-    if (err < 0)
-        return err;
-    for (struct target *t = reader->targets; t && err == 0; t = t->next)
-        err = begin_process(reader, t);
-    for (struct target *t = reader->targets; t && err == 0; t = t->next)
-        if (!only || t == only)
-            err = write_target(reader, t, with_sites || t->finished);
-    if (err == 0)
-        err = write_run(reader, reader->root_ended && (reader->expect_end || !life_any_alive(reader)) ? &reader->root_end : &running);
-    if (err == 0)
-        err = mt_store_commit(reader->store);
-    if (err < 0)
-        mt_store_rollback(reader->store);
-    for (struct target *t = reader->targets; t; t = t->next) {
-        if (err < 0) {
-            if (t->begun_now)
-                t->process_id = 0;
-        } else if (!only || t == only) {
-            acknowledge(t, with_sites || t->finished);
-        }
-        t->begun_now = false;
-    }
-    return err;
-}
-
-int write_all(struct reader *reader, struct target *only, bool with_sites, unsigned patience_ms)
-{
-    uint64_t start = mt_clock_monotonic_ns(), waited_ms;
-    int err;
-
-    err = open_wait(reader, patience_ms);
-    if (err < 0)
-        return err;
-    mt_store_set_busy_timeout(reader->store, patience_ms < QUICK_TIMEOUT_MS ? patience_ms : QUICK_TIMEOUT_MS);
-    for (;;) {
-        err = transaction(reader, only, with_sites);
-        waited_ms = (mt_clock_monotonic_ns() - start) / 1000000;
-        /* Another writer ends; a full or read-only disk rarely does. */
-        if (err == 0 || waited_ms >= (err == -EBUSY || patience_ms < FAULT_PATIENCE_MS ? patience_ms : FAULT_PATIENCE_MS))
-            break;
-        if (err != -EBUSY)
-            usleep(50000);
-        mt_fetch_add_relaxed(&reader->doorbell->progress, 1); /* alive, only waiting */
-    }
-    reader->last_write_ns = mt_clock_monotonic_ns();
-    if (err < 0) {
-        reader_log(reader, "%s: %s (%s)", reader->database, mt_store_error(reader->store), strerror(-err));
-        return err;
-    }
-    if (!only)
-        forget_finished(reader);
-    return 0;
-}
-
-/* What is not yet written goes to a database of its own, in a place that can be expected to have room. */
-static int fall_back(struct reader *reader)
-{
-    const char *dir = getenv("TMPDIR");
-    char *path;
-    int err;
-
-    if (asprintf(&path, "%s/memtrace-%d-%d.db", dir && *dir == '/' ? dir : "/tmp", (int)getuid(), (int)getpid()) < 0)
-        return -ENOMEM;
-    (void)open_wait(reader, END_PATIENCE_MS); /* the thread that opens must have ended */
-    mt_store_close(reader->store);
-    reader->store = NULL;
-    err = mt_store_open(path, &reader->store);
-    if (err == 0) {
-        for (struct target *t = reader->targets; t; t = t->next) {
-            t->process_id = t->parent_process_id = 0;
-            t->written_events = UINT64_MAX;
-            if (t->samples)
-                t->samples->written = 0;
-            if (t->site_ids)
-                memset(t->site_ids, 0, t->site_id_capacity * sizeof(*t->site_ids));
-        }
-        err = open_run(reader, reader->store, &reader->run_id);
-        if (err == 0)
-            err = write_all(reader, NULL, true, 1000);
-    }
-    if (err == 0)
-        reader_log(reader, "the run is in %s instead", path);
-    else
-        reader_log(reader, "%s: cannot be written either: %s; the run is lost", path, strerror(-err));
-    free(path);
-    return err;
-}
-
-int write_end(struct reader *reader)
-{
-    int err;
-
-    if (!reader->root_ended) {
-        reader->root_ended = true;
-        reader->root_end = (struct mt_store_end){
-            .ended_ns = (int64_t)(mt_clock_monotonic_ns() - reader->run_start_monotonic_ns),
-            .kind = MT_END_UNKNOWN,
-            .exit_status = -1};
-    }
-    err = write_all(reader, NULL, true, END_PATIENCE_MS);
-    if (err < 0 && reader->targets)
-        err = fall_back(reader);
-    mt_store_close(reader->store);
-    reader->store = NULL;
     return err;
 }
