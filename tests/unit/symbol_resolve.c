@@ -67,7 +67,11 @@ static volatile uintptr_t here;
 
 __attribute__((always_inline)) static inline void inner(void)
 {
+#if defined(__x86_64__)
     __asm__ volatile("lea 0(%%rip), %0" : "=r"(here));
+#elif defined(__aarch64__)
+    __asm__ volatile("adr %0, ." : "=r"(here));
+#endif
 }
 
 __attribute__((noinline)) static unsigned outer(void)
