@@ -23,7 +23,8 @@ enum { SYMBOL_CHAIN_MAX = 64, SYMBOL_NAME_MAX_BYTES = 4096 };
 /* ---- names.c: an ordered copy of the symbol tables, made when it is first needed */
 struct name_table {
     struct name_entry {
-        uint64_t start, end; /* end = start: size not known, good up to the next one */
+        uint64_t start, end;
+        bool sized; /* else it is good up to the next one, or the end of its section */
         const char *name;
         int rank;
     } *entries;

@@ -20,11 +20,23 @@ static int by_address(const void *a, const void *b)
 
     if (x->start != y->start)
         return x->start < y->start ? -1 : 1;
-    if ((x->end > x->start) != (y->end > y->start))
-        return x->end > x->start ? 1 : -1; /* those with a size last: the search ends on the last one */
+    if (x->sized != y->sized)
+        return x->sized ? 1 : -1; /* those with a size last: the search ends on the last one */
     if (x->rank != y->rank)
         return x->rank - y->rank;
     return -strcmp(x->name, y->name);
+}
+
+/* End of the section that a symbol is in, if there is code in it; else 0. Addresses are the file's own (no bias). */
+static uint64_t code_end(Elf *elf, GElf_Word section, uint64_t address)
+{
+    GElf_Shdr header;
+    Elf_Scn *found = elf && section < SHN_LORESERVE ? elf_getscn(elf, section) : NULL;
+
+    if (!found || !gelf_getshdr(found, &header) || !(header.sh_flags & SHF_EXECINSTR) || address < header.sh_addr ||
+        address - header.sh_addr >= header.sh_size)
+        return 0;
+    return header.sh_addr + header.sh_size;
 }
 
 static void make(struct name_table *table, Dwfl_Module *module)
@@ -41,16 +53,20 @@ static void make(struct name_table *table, Dwfl_Module *module)
         GElf_Addr address;
         GElf_Sym symbol;
         GElf_Word section;
-        const char *name = dwfl_module_getsym_info(module, i, &symbol, &address, &section, NULL, NULL);
+        Elf *elf;
+        const char *name = dwfl_module_getsym_info(module, i, &symbol, &address, &section, &elf, NULL);
         int type = GELF_ST_TYPE(symbol.st_info);
+        uint64_t end;
 
-        if (!name || !*name || section == SHN_UNDEF || section == SHN_ABS ||
-            (type != STT_FUNC && type != STT_GNU_IFUNC && type != STT_NOTYPE))
+        if (!name || !*name || (type != STT_FUNC && type != STT_GNU_IFUNC && type != STT_NOTYPE))
             continue;
-        if (symbol.st_size > UINT64_MAX - address)
+        end = code_end(elf, section, address);
+        if (!end)
             continue;
+        if (symbol.st_size > 0)
+            end = symbol.st_size < UINT64_MAX - address ? address + symbol.st_size : address;
         table->entries[table->count++] =
-            (struct name_entry){address, address + symbol.st_size, name, rank_of(&symbol, name)};
+            (struct name_entry){address, end, symbol.st_size > 0, name, rank_of(&symbol, name)};
     }
     qsort(table->entries, table->count, sizeof(*table->entries), by_address);
 }
@@ -72,10 +88,8 @@ const char *name_find(struct name_table *table, Dwfl_Module *module, uint64_t ad
     /* A symbol may lie inside another one (local labels): look back a little. */
     for (size_t i = low; i > 0 && low - i < 16; i--) {
         const struct name_entry *e = &table->entries[i - 1];
-        if (address < e->end)
+        if (address < e->end && (e->sized || i == low))
             return e->name;
-        if (e->end == e->start && i == low)
-            return e->name; /* of unknown size, and nothing starts in between */
     }
     return NULL;
 }

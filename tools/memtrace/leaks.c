@@ -6,8 +6,8 @@
 
 #include "sites.h"
 
-static const char help[] = "Shows which callsites still held memory when the program ended. A row is a function, file and line, or\n"
-                           "with --stacks a single callsite.\n\n"
+static const char help[] = "Shows which callsites still held memory when the program ended. A row is a function, file\n"
+                           "and line, or with --stacks a single callsite.\n\n"
                            "  -n, --rows N        rows (default 20; 0: all)\n"
                            "      --stacks        a row a callsite, with its stack\n" READ_HELP RUN_HELP READ_HELP_END;
 

@@ -9,10 +9,11 @@
 #include "sites.h"
 
 static const char help[] =
-    "Shows who allocated what: the innermost function that is not of the C library, the C++ runtime or an allocator.\n\n"
-    "      --by ORDER      peak: live when the process's heap was largest (default); live: still there at the end;\n"
-    "                      total: all bytes ever; count: allocations; temporary: freed before their\n"
-    "                      thread's next allocation but one\n"
+    "Shows who allocated what: the innermost function outside the C library, the C++ runtime and\n"
+    "allocators.\n\n"
+    "      --by ORDER      peak: live when the process's heap was largest (default); live: at the end;\n"
+    "                      total: bytes ever allocated; count: allocations; temporary: freed before\n"
+    "                      their thread's next allocation but one\n"
     "  -n, --rows N        rows (default 20; 0: all)\n"
     "      --heap NAME     malloc, mmap, python or a custom heap's name; all: also file mappings and\n"
     "                      an allocator's own (default: all heaps but those)\n"
