@@ -16,7 +16,8 @@
 #include "wire/names.h"
 
 static const char help[] =
-    "Runs COMMAND with every allocation traced, and gives back its exit status (128 + the signal that ended it).\n\n"
+    "Runs COMMAND with every allocation traced, and gives back its exit status, or 128 + the signal\n"
+    "that ended it.\n\n"
     "  -o, --output DB     the database; every run adds to it (default: $MEMTRACE_DB, else memtrace.db)\n"
     "      --label TEXT    a name for the run, for --run and for queries\n"
     "      --repeat N      N runs, one after another; gives back the last status that is not 0\n"

@@ -10,7 +10,8 @@
 #include "command.h"
 
 static const char help[] =
-    "Runs one SQL query; nothing can be changed. QUERY `-` is read from the standard input. The views are:\n\n"
+    "Runs one SQL query; nothing can be changed. QUERY `-` is read from the standard input. The\n"
+    "views are:\n\n"
     "  runs, processes, top_allocators, leaks, iterations, phases, marks, memory_samples,\n"
     "  snapshot_sites, sites, loss        (`memtrace sql 'PRAGMA table_info(runs)'` lists columns)\n\n" READ_HELP
     "      --json          an array of objects\n"
