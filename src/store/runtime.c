@@ -47,7 +47,7 @@ bool runtime_module(const char *path, uint32_t flags)
 
 bool runtime_function(const char *function, const char *file)
 {
-    static const char *const folders[] = {"/include/c++/", "/c++/v1/", "/rustc/"};
+    static const char *const folders[] = {"/include/c++/", "/c++/v1/", "/rustc/", "/rust/deps/"};
     static const char *const names[] = {"std::", "__gnu_cxx::", "__cxxabiv1::", "operator new", "alloc::", "core::",
         "hashbrown::", "__rust_", "__rdl_", "__rg_", "__cxa_"};
 
