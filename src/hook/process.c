@@ -103,10 +103,10 @@ static size_t count_of(char *const *list)
     return n;
 }
 
-/* Whether the next image's environment has anything to change. */
+/* Whether the next image's environment has anything to change. Also true in a forked child that has had no event yet. */
 static bool is_carried(void)
 {
-    return mt_state.mode == MT_MODE_ON && mt_settings.socket[0];
+    return mt_settings.socket[0] && (mt_settings.follow ? !mt_settings.untraced : true);
 }
 
 /* Fills `fresh` (room for count + 3) with what `old` has, and what the new image needs. */
@@ -259,9 +259,28 @@ MT_EXPORT int execle(const char *path, const char *arg, ...)
     return exec_path(path, argv, envp);
 }
 
+/*
+ * A forked child that has had no event of its own yet is not attached; what it starts must be told of all the same, or a daemon's
+ * second fork is missed and its run is over before it says hello. (A vfork child borrows a state that is on.)
+ */
+static bool may_tell_of_child(void)
+{
+    return mt_load_relaxed(&mt_state.mode) == MT_MODE_NEW || mt_is_own_process();
+}
+
+/*
+ * Before this process has a child. One that was forked itself and has had no event yet must say hello now: else nobody would tell the reader of the
+ * grandchild, and the run could be over before that one speaks.
+ */
+static void before_fork(void)
+{
+    if (MT_UNLIKELY(mt_load_relaxed(&mt_state.mode) == MT_MODE_NEW))
+        mt_start();
+}
+
 static int after_spawn(int r, const pid_t *pid)
 {
-    if (r == 0 && mt_is_own_process())
+    if (r == 0 && may_tell_of_child())
         mt_emit_plain(MT_RECORD_FORK, 2, (uint64_t)(unsigned)*pid, 0);
     return r;
 }
@@ -270,8 +289,10 @@ MT_EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_a
     const posix_spawnattr_t *attributes, char *const argv[], char *const envp[])
 {
     pid_t child;
+    int r;
     CARRIED(fresh, envp)
-    int r = mt_real()->posix_spawn(&child, path, actions, attributes, argv, fresh);
+    before_fork();
+    r = mt_real()->posix_spawn(&child, path, actions, attributes, argv, fresh);
 
     if (r == 0 && pid)
         *pid = child;
@@ -282,8 +303,10 @@ MT_EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_
     const posix_spawnattr_t *attributes, char *const argv[], char *const envp[])
 {
     pid_t child;
+    int r;
     CARRIED(fresh, envp)
-    int r = mt_real()->posix_spawnp(&child, file, actions, attributes, argv, fresh);
+    before_fork();
+    r = mt_real()->posix_spawnp(&child, file, actions, attributes, argv, fresh);
 
     if (r == 0 && pid)
         *pid = child;
@@ -316,7 +339,7 @@ static pid_t after_fork(pid_t pid)
 {
     int error = errno;
 
-    if (pid > 0 && mt_is_own_process())
+    if (pid > 0 && may_tell_of_child())
         mt_emit_plain(MT_RECORD_FORK, 2, (uint64_t)(unsigned)pid, 0);
     errno = error;
     return pid;
@@ -324,6 +347,7 @@ static pid_t after_fork(pid_t pid)
 
 MT_EXPORT pid_t fork(void)
 {
+    before_fork();
     return after_fork(mt_real()->fork());
 }
 
@@ -338,6 +362,7 @@ MT_EXPORT pid_t _Fork(void)
         errno = ENOSYS;
         return -1;
     }
+    before_fork();
     prepare_fork();
     pid = real->_Fork();
     if (pid != 0)
