@@ -94,6 +94,9 @@ extern __thread struct mt_tls mt_tls __attribute__((tls_model("initial-exec")));
 /* Makes mt_tls.thread good for the present epoch, starting the process's tracing if this is its first event. False: untraced. */
 bool mt_attach(void);
 
+/* Starts tracing if this process has not (first event, constructor, or a fork in a forked child). Once; any thread. */
+void mt_start(void);
+
 /* One line on stderr, prefixed, if MEMTRACE_LOG=1. error: 0 or an errno, put into words. */
 void mt_log(const char *what, const char *which, int error);
 

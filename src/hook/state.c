@@ -158,7 +158,7 @@ static void start_slowly(void *context)
     mt_store_release(&mt_state.epoch, mt_settings.last_epoch);
 }
 
-static MT_COLD void start_once(void)
+void MT_COLD mt_start(void)
 {
     uint64_t signals;
 
@@ -178,7 +178,7 @@ bool MT_COLD mt_attach(void)
     if (mt_load_relaxed(&mt_state.mode) == MT_MODE_OFF)
         return false;
     if (mt_load_acquire(&mt_state.epoch) == 0)
-        start_once();
+        mt_start();
     if (mt_state.mode != MT_MODE_ON)
         return false;
     mt_sys_signals_block(&signals);
@@ -282,7 +282,7 @@ __attribute__((constructor)) static void construct(void)
 
     mt_real();
     if (mt_state.mode == MT_MODE_NEW)
-        start_once();
+        mt_start();
     if (mt_state.mode == MT_MODE_ON) {
         uint64_t signals;
         int r;

@@ -25,6 +25,9 @@
 int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo)
 {
     memset(memo, 0, sizeof *memo);
+    memo->paths = mt_stack_pages(stack, MT_MEMO_PATHS * sizeof *memo->paths);
+    if (!memo->paths)
+        return -ENOMEM;
     memo->states = mt_stack_pages(stack, FIRST_CAPACITY * 2 * sizeof *memo->states);
     if (!memo->states)
         return -ENOMEM;
@@ -35,6 +38,8 @@ int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo)
 
 void mt_memo_finish(struct mt_memo *memo)
 {
+    if (memo->paths)
+        mt_sys_unmap(memo->paths, MT_MEMO_PATHS * sizeof *memo->paths);
     if (memo->states)
         mt_sys_unmap(memo->states, mt_round_up(memo->capacity * 2 * sizeof *memo->states, MT_PAGE_BYTES));
     memset(memo, 0, sizeof *memo);
@@ -109,30 +114,70 @@ static MT_ALWAYS_INLINE bool step(struct mt_stack *stack, struct mt_stack_thread
     return s->ra != 0;
 }
 
-/* Gives the fresh frames their nodes, from the outermost inwards, behind the kept ones below `base`. */
-static MT_ALWAYS_INLINE uint32_t replace_inner(struct mt_stack *stack, struct mt_memo *memo, size_t base, size_t fresh)
+/* The nodes of the fresh frames, from the index: a miss in the processor's cache for each, in a program that uses its cache for itself. */
+static bool find_nodes(struct mt_stack *stack, struct mt_memo *memo, uint32_t node, size_t fresh)
 {
-    uint32_t node = base ? memo->states[base - 1].node : 0;
-    struct mt_memo_state *to = memo->states + base;
-
-    for (size_t i = fresh; i-- > 0; to++) {
+    for (size_t i = fresh; i-- > 0;) {
         uint32_t child = mt_nodes_find(stack, node, memo->fresh[i].frame);
 
         if (MT_UNLIKELY(!child)) {
             /* Once for all that are missing; what can be had is found from here on. */
             mt_nodes_add(stack, node, &memo->fresh[0].frame, sizeof memo->fresh[0], i + 1);
             child = mt_nodes_find(stack, node, memo->fresh[i].frame);
-            if (!child) {
-                memo->count = 0;
-                return node;
-            }
+            if (!child)
+                return false;
         }
-        node = child;
-        *to = memo->fresh[i];
-        to->node = node;
+        memo->fresh[i].node = node = child;
     }
+    return true;
+}
+
+/* The same through the cache of paths, where the way is short. */
+static MT_ALWAYS_INLINE bool find_path(struct mt_stack *stack, struct mt_memo *memo, uint32_t base, size_t fresh)
+{
+    struct mt_memo_path *path;
+    uint64_t h = base;
+    bool same;
+
+    if (MT_UNLIKELY(fresh > MT_MEMO_PATH_FRAMES))
+        return find_nodes(stack, memo, base, fresh);
+    for (size_t i = 0; i < fresh; i++)
+        h = (h ^ memo->fresh[i].frame) * UINT64_C(0x9e3779b97f4a7c15);
+    path = &memo->paths[(h ^ h >> 29) % MT_MEMO_PATHS];
+    same = path->base == base && path->count == fresh;
+    for (size_t i = 0; i < fresh; i++)
+        same &= path->frames[i] == memo->fresh[i].frame;
+    if (MT_LIKELY(same)) {
+        for (size_t i = 0; i < fresh; i++)
+            memo->fresh[i].node = path->nodes[i];
+        return true;
+    }
+    if (!find_nodes(stack, memo, base, fresh))
+        return false;
+    path->base = base;
+    path->count = (uint32_t)fresh;
+    for (size_t i = 0; i < fresh; i++) {
+        path->frames[i] = memo->fresh[i].frame;
+        path->nodes[i] = memo->fresh[i].node;
+    }
+    return true;
+}
+
+/* Puts the fresh frames behind the kept ones below `base`, with their nodes. Returns the innermost node; 0 where there is no memory. */
+static MT_ALWAYS_INLINE uint32_t replace_inner(struct mt_stack *stack, struct mt_memo *memo, size_t base, size_t fresh)
+{
+    struct mt_memo_state *to = memo->states + base;
+
+    if (!fresh) {
+        memo->count = base;
+        return memo->states[base - 1].node;
+    }
+    if (MT_UNLIKELY(!find_path(stack, memo, base ? memo->states[base - 1].node : 0, fresh)))
+        return 0;
+    for (size_t i = fresh; i-- > 0;)
+        *to++ = memo->fresh[i];
     memo->count = base + fresh;
-    return node;
+    return memo->fresh[0].node;
 }
 
 bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,

@@ -83,8 +83,19 @@ struct mt_memo_state {
     uint32_t frame, node;
 };
 
-/* A thread's previous stack. */
+/* A short way down the tree that was taken lately: from base by frames[count - 1], ..., frames[0] to nodes[0]. One cache line. */
+#define MT_MEMO_PATH_FRAMES 7u
+#define MT_MEMO_PATHS 2048u
+struct mt_memo_path {
+    uint32_t base;
+    uint32_t count; /* 0: empty */
+    uint32_t frames[MT_MEMO_PATH_FRAMES];
+    uint32_t nodes[MT_MEMO_PATH_FRAMES];
+};
+
+/* A thread's previous stack, and a direct-mapped cache of paths: nodes are for ever, so it is never stale. */
 struct mt_memo {
+    struct mt_memo_path *paths;
     struct mt_memo_state *states; /* outermost first */
     struct mt_memo_state *fresh;  /* scratch of the same capacity, innermost first */
     size_t count, capacity;

@@ -4,7 +4,8 @@
  * that the peer's uid (SO_PEERCRED) is their own.
  *
  *   target -> reader   HELLO + segment memfd (SCM_RIGHTS)
- *   reader -> target   WELCOME + doorbell memfd (SCM_RIGHTS), error = 0; or error = errno and no descriptor
+ *   reader -> target   WELCOME + doorbell memfd (SCM_RIGHTS), error = 0; or error = errno and no descriptor. value = 1: the
+ *                      process is the root of the run, and waits for the commit at its exit
  *   The target keeps no descriptor: it closes all of them once both pages are mapped. The reader watches the process
  *   through a pidfd.
  *
