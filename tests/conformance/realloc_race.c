@@ -2,6 +2,7 @@
  * Two threads that move and free blocks of the same size classes: an old address may be handed out again
  * before realloc has returned. Everything is freed in the end. heaptrack 1.4 reports some hundred leaks here.
  */
+#include <malloc.h>
 #include <pthread.h>
 
 #include "target.h"
@@ -30,7 +31,8 @@ int main(void)
 {
     pthread_t t;
 
-    /* One arena for both: addresses must wander. */
+    /* One arena for both, and sizes beyond the per-thread cache: addresses must wander. */
+    CHECK(mallopt(M_ARENA_MAX, 1) == 1);
     CHECK(pthread_create(&t, NULL, work, (void *)1) == 0);
     race(2);
     pthread_join(t, NULL);

@@ -1,7 +1,7 @@
 """Fork, exec and the ways to end: every process has its row, and nothing of it is lost."""
 
+import os
 import signal
-import unittest
 
 import harness
 from harness import target
@@ -74,6 +74,14 @@ class Processes(harness.Case):
                 self.assertEqual(len({r["pid"] for r in rows}), 1)
                 self.assertEqual(rows[-1]["exit_status"], 11)
                 self.assertEqual(result.run()["processes"], 3)
+
+    def test_daemons(self):
+        """A second fork before the first child has done anything: the run must not be over before the daemon has said hello."""
+        for attempt in range(20):
+            self.db = f"{self.folder}/daemon{attempt}.db"
+            result = self.trace(os.path.join(os.environ["MT_CONFORMANCE"], "daemon"))
+            self.assertEqual(result.function("in_daemon"), (100, 1000, 100, 1000))
+            self.assertEqual(result.run()["processes"], 3)
 
     def test_shell(self):
         result = self.run_target("shell")
