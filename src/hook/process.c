@@ -260,15 +260,6 @@ MT_EXPORT int execle(const char *path, const char *arg, ...)
 }
 
 /*
- * A forked child that has had no event of its own yet is not attached; what it starts must be told of all the same, or a daemon's
- * second fork is missed and its run is over before it says hello. (A vfork child borrows a state that is on.)
- */
-static bool may_tell_of_child(void)
-{
-    return mt_load_relaxed(&mt_state.mode) == MT_MODE_NEW || mt_is_own_process();
-}
-
-/*
  * Before this process has a child. One that was forked itself and has had no event yet must say hello now: else nobody would tell the reader of the
  * grandchild, and the run could be over before that one speaks.
  */
@@ -280,7 +271,7 @@ static void before_fork(void)
 
 static int after_spawn(int r, const pid_t *pid)
 {
-    if (r == 0 && may_tell_of_child())
+    if (r == 0 && mt_is_own_process())
         mt_emit_plain(MT_RECORD_FORK, 2, (uint64_t)(unsigned)*pid, 0);
     return r;
 }
@@ -339,7 +330,7 @@ static pid_t after_fork(pid_t pid)
 {
     int error = errno;
 
-    if (pid > 0 && may_tell_of_child())
+    if (pid > 0 && mt_is_own_process())
         mt_emit_plain(MT_RECORD_FORK, 2, (uint64_t)(unsigned)pid, 0);
     errno = error;
     return pid;
