@@ -49,7 +49,9 @@ class Tree(harness.Case):
             if match:
                 allowed[match[1]] = {match[1], *match[2].split(", ")}
         folders = {e.name for e in os.scandir(f"{SOURCE}/src") if e.is_dir()}
-        self.assertEqual(set(allowed), folders, "src/README.md's table and the folders of src/")
+        # A folder of the design that has nothing in it yet is not in a clone; the table says so of it.
+        planned = set(re.findall(r"\| `(\w+)/` .*not there yet", text_of(f"{SOURCE}/src/README.md")))
+        self.assertEqual(set(allowed) - planned, folders - planned, "src/README.md's table and the folders of src/")
         wrong = []
         for folder in sorted(folders):
             for path in files(f"src/{folder}"):
