@@ -254,9 +254,9 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
     return false;
 }
 
-void mt_blocks_halve_births(struct mt_blocks *blocks)
+void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits)
 {
     for (size_t i = 0; i <= blocks->page_mask; i++)
         for (uint32_t k = 0; k < blocks->pages[i].capacity; k++)
-            blocks->pages[i].entries[k].birth >>= 1;
+            blocks->pages[i].entries[k].birth >>= bits;
 }

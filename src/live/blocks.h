@@ -26,7 +26,7 @@ struct mt_block {
     uint64_t address; /* not 0 */
     uint64_t size;
     uint32_t site;
-    uint32_t birth; /* in whatever unit the caller uses; see mt_blocks_halve_births() */
+    uint32_t birth; /* in whatever unit the caller uses; see mt_blocks_shift_births() */
     uint16_t iteration;
     uint8_t thread;
 };
@@ -79,8 +79,8 @@ struct mt_blocks_cursor {
 /* The next block, in no order. False: there are no more. Nothing may change in between. */
 bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cursor, struct mt_block *ret_block);
 
-/* Halves all births: the unit becomes twice as long. */
-void mt_blocks_halve_births(struct mt_blocks *blocks);
+/* Shifts all births right: the unit becomes longer. */
+void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits);
 
 /* Multiplicative hashing (Knuth, TAOCP 6.4). */
 static inline size_t mt_blocks_page_home(const struct mt_blocks *blocks, uint64_t number)

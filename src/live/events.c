@@ -8,6 +8,7 @@
 enum {
     PAGE_AHEAD = 16,  /* events between asking for a block's page and using it */
     BLOCK_AHEAD = 8,  /* the same for the block, and for an allocation's site */
+    BIRTH_STEP_BITS = 4,
 };
 
 static MT_ALWAYS_INLINE void thread_remember(struct thread *thread, uint64_t address)
@@ -24,13 +25,13 @@ static MT_ALWAYS_INLINE bool is_temporary(const struct mt_live *live, const stru
     return block->thread == (uint8_t)thread && (block->address == t->last[0] || block->address == t->last[1]);
 }
 
-/* The unit of births doubles whenever they would not fit. */
+/* The unit of births grows whenever they would not fit. */
 static MT_ALWAYS_INLINE uint32_t birth_of(struct mt_live *live, uint64_t stamp)
 {
     while (MT_UNLIKELY(stamp >> live->birth_shift > UINT32_MAX)) {
         for (size_t i = 0; i < live->heap_count; i++)
-            mt_blocks_halve_births(&live->heaps[i].blocks);
-        live->birth_shift++;
+            mt_blocks_shift_births(&live->heaps[i].blocks, BIRTH_STEP_BITS);
+        live->birth_shift += BIRTH_STEP_BITS;
     }
     return (uint32_t)(stamp >> live->birth_shift);
 }

@@ -1,5 +1,5 @@
 /*
- * The table of live blocks against an array: crowded pages, holes, growth, sizes and addresses at their limits, births that are halved.
+ * The table of live blocks against an array: crowded pages, holes, growth, sizes and addresses at their limits, births whose unit grows.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -82,7 +82,7 @@ static void run(uint64_t seed, unsigned fill, unsigned steps)
         }
         if (step % 1000 == 0) {
             compare(&blocks, plain);
-            mt_blocks_halve_births(&blocks);
+            mt_blocks_shift_births(&blocks, 1);
             for (size_t i = 0; i < ADDRESSES; i++)
                 plain[i].birth >>= 1;
         }
