@@ -86,6 +86,9 @@ struct mt_tls {
     uintptr_t guard_sp;  /* frame of the outermost emission: tells an abandoned one (longjmp) from a live one */
     uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
     struct mt_thread *thread;
+    /* An allocator's C++ operator may call its own malloc family through the hooks: one block, one record (operators.c). */
+    const void *last_aligned; /* what an aligned allocation gave last */
+    const void *deleting;     /* the block that an operator delete has recorded and is handing back */
 };
 extern __thread struct mt_tls mt_tls __attribute__((tls_model("initial-exec")));
 

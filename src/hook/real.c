@@ -100,6 +100,18 @@ static void *find(const struct link_map *self, const char *name)
     return NULL;
 }
 
+static void *find_before(const struct link_map *self, const char *name)
+{
+    const struct link_map *map = self;
+    void *p = NULL;
+
+    while (map->l_prev)
+        map = map->l_prev;
+    for (; !p && map && map != self; map = map->l_next)
+        p = find_in(map, name);
+    return p;
+}
+
 static const struct link_map *object_of(const void *p)
 {
     struct dl_find_object object;
@@ -134,9 +146,11 @@ void mt_real_resolve(void)
         const struct link_map *allocator = object_of((const void *)real.malloc);
 
         real.foreign_allocator = allocator && allocator != object_of(find(self, "__libc_start_main"));
-        real.operators_are_allocator =
-            allocator && real._Znwm && object_of((const void *)real._Znwm) == allocator;
+#define SERVED(name) real.name##_is_allocator = allocator && real.name && object_of((const void *)real.name) == allocator;
+        MT_HOOKED_OPERATORS(SERVED)
+#undef SERVED
     }
+    *(void **)&real.shadowing_realloc = find_before(self, "realloc");
     real.resolved = false;
     mt_real_table = real;
     mt_store_release(&mt_real_table.resolved, real.malloc != NULL);

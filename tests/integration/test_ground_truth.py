@@ -1,5 +1,7 @@
 """Equality of what top_allocators says with what small programs are known to do."""
 
+import os
+
 import harness
 from harness import target
 
@@ -89,6 +91,25 @@ class GroundTruth(harness.Case):
             sums = result.query("SELECT SUM(allocated_blocks), SUM(allocated_bytes), SUM(live_blocks) FROM top_allocators "
                                 "WHERE stack LIKE '%grow_vector%'")[0]
             self.assertEqual(tuple(sums), (11, 4 * 2047, 0))
+
+    def test_cxx_over_other_allocators(self):
+        """Allocators with C++ operators of their own, which in part call their malloc family by name: one record a block."""
+        for name in ("libjemalloc.so.2", "libtcmalloc_minimal.so.4"):
+            library = f"/usr/lib/x86_64-linux-gnu/{name}"
+            if not os.path.exists(library):
+                continue
+            with self.subTest(name):
+                self.db = f"{self.folder}/{name}.db"
+                result = self.trace(target("cxx"), preload=[library])
+                self.assertComplete(result)
+                self.assertConsistent(result)
+                self.check(result, {
+                    "hold_objects": (20, 960, 20, 960),
+                    "hold_arrays": (5, 2400, 5, 2400),
+                    "hold_aligned": (4, 1024, 4, 1024),
+                    "churn_objects": (300, 14400, 0, 0),
+                })
+                self.assertEqual(result.one("SELECT unmatched_frees FROM processes"), 0)
 
     def test_recursion_500_deep(self):
         result = self.trace(target("deep"))

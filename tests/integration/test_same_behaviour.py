@@ -149,6 +149,9 @@ int main()
         subprocess.run(["g++", "-std=c++17", "-O2", "-pthread", source, "-o", f"{self.folder}/program"], check=True)
         self.same(f"{self.folder}/program")
 
+    def test_program_with_its_own_malloc(self):
+        self.same(harness.target("own_malloc"))
+
     def test_rust_program(self):
         if not shutil.which("rustc"):
             self.skipTest("rustc is not installed")
