@@ -1,6 +1,6 @@
 /*
  * hook: the traced side's entry. Wrappers around the allocator, mappings and process calls (malloc.c, jemalloc.c, operators.c, mapping.c,
- * process.c), the public API (api.c), and what they stand on: the real functions (real.c), the process's state and start (state.c),
+ * process.c), system call filters (sandbox.c), the public API (api.c), and what they stand on: the real functions (real.c), the process's state and start (state.c),
  * the reader's finding or starting (link.c), memory for memtrace's own calls into libraries (arena.c), rings and threads (thread.c, emit.h).
  *
  * Order rules (they make the records race-free; wire/record.h):
@@ -72,6 +72,7 @@ struct mt_settings {
     bool log, follow, verify;
     bool forked;   /* this is a forked child of a traced process */
     bool untraced; /* decided for this process and its forked children */
+    bool no_questions, no_files; /* the program's system call filter forbids to ask the reader for life, to read /proc */
     uint32_t last_epoch;
     char socket[MT_SOCKET_NAME_MAX_BYTES]; /* the reader's; empty: none known */
     char **environment;                    /* at the start of the image */

@@ -13,6 +13,7 @@
 #include "base/base.h"
 
 struct mt_real mt_real_table;
+void *mt_real_syscall;
 
 static const ElfW(Dyn) *dynamic_entry(const struct link_map *map, ElfW(Sxword) tag)
 {
@@ -153,6 +154,7 @@ void mt_real_resolve(void)
     *(void **)&real.shadowing_realloc = find_before(self, "realloc");
     real.resolved = false;
     mt_real_table = real;
+    mt_real_syscall = *(void **)&real.syscall;
     mt_store_release(&mt_real_table.resolved, real.malloc != NULL);
 }
 

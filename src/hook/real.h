@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/compiler.h"
 #include "hook/functions.h"
 
 /* Types are spelled out here: some of these functions are not declared by the C library at hand. */
@@ -78,6 +79,8 @@ struct mt_real {
     void (*_Exit)(int);
     void (*quick_exit)(int);
     int (*dlclose)(void *);
+    int (*prctl)(int, ...);
+    long (*syscall)(long, ...);
 
     /* realloc of an object that comes before libmemtrace (the program's own, or an earlier preload's): what callers get. Or NULL. */
     void *(*shadowing_realloc)(void *, size_t);
@@ -90,6 +93,7 @@ struct mt_real {
 };
 
 extern struct mt_real mt_real_table;
+extern void *mt_real_syscall MT_HIDDEN; /* for sandbox.c's assembly */
 
 void mt_real_resolve(void);
 
