@@ -121,7 +121,10 @@ bool mt_link_reader_alive(void);
 /* ---- process.c ---- */
 
 /* Once, from the constructor. */
-void mt_process_watch_forks(void);
+void mt_process_watch(void);
+
+/* An entry of the environment as children that are started behind the hooks' back shall have it. Called once. */
+const char *mt_process_preload(const char *entry);
 
 /* ---- thread.c ---- */
 

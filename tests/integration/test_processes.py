@@ -95,6 +95,20 @@ class Processes(harness.Case):
                 result = self.run_target("spawn", how=how, **options)
                 self.assertEqual(self.leaves(result), [2])
 
+    def test_follow_off_behind_the_hooks(self):
+        """system() and popen() take the environment as it is."""
+        result = self.run_target("shell", env={"MEMTRACE_FOLLOW": "0"})
+        self.assertEqual(self.leaves(result), [])
+        self.assertEqual(result.query("SELECT COUNT(*), SUM(processes) FROM runs")[0][:], (1, 1))
+
+    def test_relative_preload(self):
+        """A path that leads nowhere from another folder must not reach children, whichever way they are started."""
+        folder, name = os.path.split(harness.LIBRARY)
+        result = self.trace("sh", "-c", f"cd /; {target('processes')} shell; {target('processes')} fork; exit 3", cwd=folder,
+                            env={"LD_PRELOAD": f"./{name}"})
+        self.assertEqual((result.status, result.err), (3, b""))
+        self.assertEqual(self.leaves(result), [3, 5, 8, 25])
+
     def test_ends(self):
         for how, kind, status in (("_exit", "_exit", 9), ("quick_exit", "_exit", 10), ("abort", "abort", 128 + signal.SIGABRT),
                                   ("kill", "signal", 128 + signal.SIGKILL), ("segv", "signal", 128 + signal.SIGSEGV),
