@@ -243,6 +243,29 @@ class GroundTruth(harness.Case):
                                  "WHERE label IN ('late', 'halfway') GROUP BY 1, 2 ORDER BY 2")
         self.assertEqual([tuple(r) for r in snapshots], [("mark", "halfway", 3070, 4), ("snapshot", "late", 3714, 17)])
 
+    def test_samples_and_snapshots(self):
+        """Of a program that runs for a while and is killed: the four kinds of snapshots, and figures that fit together."""
+        counters = f"{self.folder}/counters"
+        with open(counters, "wb") as f:
+            f.write(bytes(4096))
+        result = self.trace("timeout", "-s", "KILL", "3", target("published"), counters)
+        process = result.one("SELECT * FROM processes ORDER BY process_id DESC LIMIT 1")
+        kinds = {r["kind"]: (r["n"], r["b"]) for r in result.query(
+            "SELECT n.kind, COUNT(DISTINCT snapshot_id) n, SUM(live_bytes) b FROM snapshot_sites n JOIN sites USING (site_id) "
+            "WHERE process_id = ? AND sites.heap = 'malloc' GROUP BY 1", process["process_id"])}
+        self.assertEqual(set(kinds), {"interval", "peak", "exit"})
+        self.assertEqual(kinds["peak"], (1, process["peak_live_bytes"]))
+        self.assertEqual(kinds["exit"], (1, process["live_bytes"]))
+        self.assertLess(kinds["interval"][0], 20)
+        samples = result.query("SELECT * FROM memory_samples WHERE process_id = ? ORDER BY at_ns", process["process_id"])
+        self.assertTrue(5 <= len(samples) <= 1000, len(samples))
+        for s in samples:
+            self.assertLessEqual(s["live_bytes"], process["peak_live_bytes"])
+            self.assertTrue(0 < s["rss_anon_bytes"] < s["rss_bytes"] < s["vms_bytes"], dict(s))
+            self.assertTrue(0 < s["rss_file_bytes"] < s["rss_bytes"], dict(s))
+            self.assertTrue(0 < s["overhead_bytes"] < s["rss_bytes"], dict(s))
+        self.assertGreaterEqual(process["peak_rss_bytes"], max(s["rss_bytes"] for s in samples))
+
     def test_api_untraced(self):
         result = harness.plain([target("api")])
         self.assertEqual((result.out, result.status), (b"untraced\n", 0))
