@@ -4,7 +4,8 @@
  * The whole file is never mapped in the target: an mlockall() there would then populate it, and the target's virtual size would
  * lie. The descriptor is not kept either, for the target may count or close descriptors. So a further window is had
  * by mremap() with an old length of 0, which maps the pages of a shared mapping a second time and may reach beyond its
- * end; the unwanted beginning is unmapped.
+ * end; the unwanted beginning is unmapped. A page of each table stays mapped for that, so that the stretch is never longer than what is in use,
+ * and a program under RLIMIT_AS has its windows as long as it has room for them.
  */
 #include "wire/writer.h"
 
@@ -94,6 +95,32 @@ static void shield(void *p, uint64_t size_bytes)
     mt_sys_madvise(p, size_bytes, MADV_DONTDUMP);
 }
 
+static void lift_anchors(struct mt_writer *w)
+{
+    for (size_t i = 1; i < MT_WRITER_ANCHORS; i++)
+        if (w->anchors[i].base)
+            mt_sys_unmap(w->anchors[i].base, MT_PAGE_BYTES);
+}
+
+/* Those that cannot be had are done without. */
+static void make_anchors(struct mt_writer *w, int fd)
+{
+    const struct mt_segment_header *h = w->header;
+    const uint64_t offsets[MT_WRITER_ANCHORS] = {
+        0, h->module_offset, h->string_offset, h->frame_offset, h->node_offset, h->data_offset};
+
+    w->anchors[0] = (struct mt_window){(char *)w->header, 0, HEAD_BYTES};
+    for (size_t i = 1; i < MT_WRITER_ANCHORS; i++) {
+        char *p = (char *)mt_sys6(
+            SYS_mmap, 0, MT_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (long)offsets[i]);
+
+        if (mt_sys_is_error(p))
+            continue;
+        shield(p, MT_PAGE_BYTES);
+        w->anchors[i] = (struct mt_window){p, offsets[i], MT_PAGE_BYTES};
+    }
+}
+
 int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
 {
     struct mt_segment_header layout;
@@ -117,6 +144,7 @@ int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
     w.header = (struct mt_segment_header *)head;
     w.ring_dir = (uint64_t *)(head + DIR_OFFSET);
     *w.header = layout;
+    make_anchors(&w, fd);
     w.header->version = MT_WIRE_VERSION;
     w.header->flags = flags;
     w.header->pid = mt_sys_getpid();
@@ -154,6 +182,7 @@ void mt_writer_destroy(struct mt_writer *writer)
     drop_window(&writer->strings);
     drop_window(&writer->frames);
     drop_window(&writer->nodes);
+    lift_anchors(writer);
     if (writer->header)
         mt_sys_unmap(writer->header, HEAD_BYTES);
     memset(writer, 0, sizeof *writer);
@@ -161,17 +190,23 @@ void mt_writer_destroy(struct mt_writer *writer)
 
 void *mt_writer_map(struct mt_writer *writer, uint64_t offset, uint64_t size_bytes)
 {
+    const struct mt_window *anchor = &writer->anchors[0];
+    uint64_t skip;
     char *p;
 
     if (offset + size_bytes > writer->header->file_bytes)
         return NULL;
-    p = (char *)mt_sys4(SYS_mremap, writer->header, 0, offset + size_bytes, MREMAP_MAYMOVE);
+    for (size_t i = 1; i < MT_WRITER_ANCHORS; i++)
+        if (writer->anchors[i].base && writer->anchors[i].offset <= offset)
+            anchor = &writer->anchors[i];
+    skip = offset - anchor->offset;
+    p = (char *)mt_sys4(SYS_mremap, anchor->base, 0, skip + size_bytes, MREMAP_MAYMOVE);
     if (mt_sys_is_error(p))
         return NULL;
-    if (offset)
-        mt_sys_unmap(p, offset);
-    shield(p + offset, size_bytes);
-    return p + offset;
+    if (skip)
+        mt_sys_unmap(p, skip);
+    shield(p + skip, size_bytes);
+    return p + skip;
 }
 
 /* The address of [at, at + bytes) of a table through its window, which moves on when left. Windows overlap nothing they need. */

@@ -19,10 +19,13 @@ struct mt_window {
     uint64_t size_bytes;
 };
 
+#define MT_WRITER_ANCHORS 6u
+
 struct mt_writer {
     struct mt_segment_header *header;
     uint64_t *ring_dir; /* first MT_WRITER_DIR_BYTES of the directory, mapped with the header */
     struct mt_window modules, strings, frames, nodes;
+    struct mt_window anchors[MT_WRITER_ANCHORS]; /* where further windows are stretched from, by offset: the head, a page of each table */
 };
 
 /*
