@@ -30,6 +30,7 @@
 #define FRAME_CAPACITY (4u << 20)
 #define NODE_CAPACITY (256u << 20)
 #define DATA_BYTES (UINT64_C(12) << 30)
+#define SCALE_MAX 256u
 #define WINDOW_BYTES (256u << 10)
 #define SMALL_WINDOW_BYTES (64u << 10)
 #define DIR_OFFSET MT_PAGE_BYTES
@@ -62,18 +63,23 @@ static uint64_t lay_out(struct mt_segment_header *h, uint64_t scale)
 
 static int create_file(struct mt_segment_header *h, int *ret_fd)
 {
-    uint64_t limit = UINT64_MAX;
+    uint64_t limit = UINT64_MAX, reader_room = UINT64_MAX;
     struct rlimit rl;
     int fd, r = -EFBIG;
 
     if (mt_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &rl) == 0)
         limit = rl.rlim_cur;
+    /* A reader that this process starts maps the whole file, under the same hard limit. */
+    if (mt_sys4(SYS_prlimit64, 0, RLIMIT_AS, NULL, &rl) == 0 && rl.rlim_max != RLIM_INFINITY)
+        reader_room = rl.rlim_max / 2;
     fd = (int)mt_sys2(SYS_memfd_create, "memtrace", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return fd;
-    for (uint64_t scale = 1; scale <= 256; scale *= 4) {
+    for (uint64_t scale = 1; scale <= SCALE_MAX; scale *= 4) {
+        uint64_t bytes = lay_out(h, scale);
+
         /* Beyond RLIMIT_FSIZE the call would raise SIGXFSZ: never ask. */
-        if (lay_out(h, scale) > limit)
+        if (bytes > limit || (bytes > reader_room && scale < SCALE_MAX))
             continue;
         r = (int)mt_sys2(SYS_ftruncate, fd, h->file_bytes);
         if (r == 0)

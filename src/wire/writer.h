@@ -30,7 +30,7 @@ struct mt_writer {
 
 /*
  * Creates a sealed memfd with the tables laid out and the header filled in (pid, clocks, module 0, node 0); maps the header. Shrinks the file
- * to fit RLIMIT_FSIZE. *ret_fd is the memfd (close-on-exec): pass it to the reader and close it.
+ * to fit RLIMIT_FSIZE and RLIMIT_AS. *ret_fd is the memfd (close-on-exec): pass it to the reader and close it.
  * flags: enum mt_segment_flags. Returns 0 or -errno.
  */
 int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd);
