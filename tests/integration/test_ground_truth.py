@@ -138,6 +138,20 @@ class GroundTruth(harness.Case):
                 self.assertIn("visit", frames[at + 1])
                 self.assertIn("main", frames[at + 2])
 
+    def test_switched_stacks(self):
+        """Whole stacks, each to its root, though the thread hops between them."""
+        for verify in ("0", "1"):
+            with self.subTest(verify=verify):
+                self.db = f"{self.folder}/{verify}.db"
+                result = self.trace(os.path.join(os.environ["MT_CONFORMANCE"], "coroutines"), env={"MEMTRACE_VERIFY": verify})
+                self.assertComplete(result)
+                rows = result.query("SELECT stack, allocated_blocks n FROM top_allocators WHERE function = 'step_and_switch'")
+                self.assertEqual(sum(r["n"] for r in rows), 400)
+                for r in rows:
+                    frames = r["stack"].split(";")
+                    self.assertEqual(set(frames[:-2]), {"step_and_switch"})
+                    self.assertEqual(frames[-2], "coroutine")
+
     def test_short_threads(self):
         for result in self.both_ways(target("short_threads")):
             self.check(result, {"once": (332 * 3, 332 * 66, 332, 332 * 33)})
