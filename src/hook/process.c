@@ -126,6 +126,12 @@ static size_t count_of(char *const *list)
     return n;
 }
 
+/* Not after a chroot(), or for a user who may not read it: the loader would then complain on the new image's stderr. */
+static bool is_reachable(void)
+{
+    return !own_path[0] || mt_sys3(SYS_faccessat, AT_FDCWD, own_path, R_OK) == 0;
+}
+
 /* Whether the next image's environment has anything to change. Also true in a forked child that has had no event yet. */
 static bool is_carried(void)
 {
@@ -135,6 +141,7 @@ static bool is_carried(void)
 /* Fills `fresh` (room for count + 3) with what `old` has, and what the new image needs. */
 static void carry(char *const *old, char **fresh, struct passed *passed)
 {
+    bool follow = mt_settings.follow && is_reachable();
     const char *preload = NULL;
     size_t n = 0;
 
@@ -144,10 +151,10 @@ static void carry(char *const *old, char **fresh, struct passed *passed)
         else if (!starts_with(*old, SOCKET))
             fresh[n++] = *old;
     }
-    preload = make_preload(preload, mt_settings.follow, passed->preload);
+    preload = make_preload(preload, follow, passed->preload);
     if (preload)
         fresh[n++] = (char *)preload;
-    if (mt_settings.follow) {
+    if (follow) {
         memcpy(passed->socket, SOCKET, sizeof SOCKET - 1);
         memcpy(passed->socket + sizeof SOCKET - 1, mt_settings.socket, strlen(mt_settings.socket) + 1);
         fresh[n++] = passed->socket;
