@@ -175,6 +175,9 @@ MT_EXPORT void *reallocarray(void *old, size_t count, size_t size)
         errno = ENOMEM;
         return NULL;
     }
+    /* The block is not the C library's, nor are its siblings seen here. */
+    if (MT_UNLIKELY(mt_real()->shadowing_realloc))
+        return mt_real()->shadowing_realloc(old, bytes);
     return resize(mt_real(), old, bytes, &caller);
 }
 
@@ -184,7 +187,8 @@ MT_EXPORT void free(void *p)
 
     if (!p || MT_UNLIKELY(mt_arena_owns(p)))
         return;
-    mt_record_free(p);
+    if (MT_LIKELY(!real->foreign_allocator) || mt_tls.deleting != p)
+        mt_record_free(p);
     REAL_CALL(real, real->free(p));
 }
 
@@ -242,8 +246,10 @@ MT_EXPORT int posix_memalign(void **ret, size_t alignment, size_t size)
     }
     /* Straight into the caller's pointer: on failure it is the real function that leaves it alone. */
     REAL_CALL(real, r = real->posix_memalign(ret, alignment, size));
-    if (r == 0)
+    if (r == 0) {
         RECORD(*ret, size);
+        mt_tls.last_aligned = *ret;
+    }
     return r;
 }
 
@@ -261,6 +267,7 @@ MT_EXPORT int posix_memalign(void **ret, size_t alignment, size_t size)
         }                                                                                                              \
         REAL_CALL(real, p = real->name arguments);                                                                     \
         RECORD(p, size);                                                                                               \
+        mt_tls.last_aligned = p;                                                                                       \
         return p;                                                                                                      \
     }
 

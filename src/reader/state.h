@@ -216,6 +216,7 @@ struct reader {
     uint64_t done_live_bytes;
     uint64_t run_live_bytes, run_peak_bytes;
     uint64_t run_peak_rss_bytes;
+    uint64_t unattached; /* processes that said hello and could not be taken in */
     int root_pid; /* as the target sees it; 0: not known */
     bool root_ended;
     struct mt_store_end root_end;
@@ -333,6 +334,7 @@ int open_wait(struct reader *reader, unsigned patience_ms);
 int open_run(struct reader *reader, struct mt_store *store, int64_t *ret_run_id);
 
 /* write.c: rows of one process */
+const char *loss_name(enum mt_loss_reason reason);
 void write_totals(const struct target *target, struct mt_store_totals *ret);
 int write_begin(struct reader *reader, struct target *target);
 int write_site_ids(struct reader *reader, struct target *target);

@@ -92,7 +92,8 @@ void id_map_clear(struct id_map *map);
     X(SNAPSHOT_SITE_ADD, "INSERT INTO snapshot_site VALUES (?1, ?2, ?3, ?4, ?5, ?6) "                                  \
                          "ON CONFLICT DO UPDATE SET live_bytes = live_bytes + ?3, live_blocks = live_blocks + ?4, "    \
                          "allocated_bytes = allocated_bytes + ?5, allocated_blocks = allocated_blocks + ?6")           \
-    X(LOSS_SET, "INSERT OR REPLACE INTO loss_count VALUES (?1, ?2, ?3, ?4)")
+    X(LOSS_SET, "INSERT OR REPLACE INTO loss_count VALUES (?1, ?2, ?3, ?4)")                                           \
+    X(LOSS_NOT_DEAD, "DELETE FROM loss_count WHERE run_id = ?1 AND process_id = 0 AND reason = 'reader-gone'")
 
 enum store_statement {
 #define STORE_STATEMENT_SYMBOL_(symbol, sql) S_##symbol,

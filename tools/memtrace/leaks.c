@@ -12,7 +12,7 @@ static const char help[] = "Shows which callsites still held memory when the pro
                            "      --stacks        a row a callsite, with its stack\n" READ_HELP RUN_HELP READ_HELP_END;
 
 enum { STACKS = OPTION_FIRST_FREE };
-enum { C_SITE = 1, C_SITES, C_HEAP, C_VERDICT, C_LIVE, C_BLOCKS, C_ALLOCATED, C_FUNCTION, C_FILE, C_LINE, C_MODULE };
+enum { C_SITE = 1, C_SITES, C_HEAP, C_KIND, C_VERDICT, C_LIVE, C_BLOCKS, C_ALLOCATED, C_FUNCTION, C_FILE, C_LINE, C_MODULE };
 
 struct leaks_options {
     struct read_options read;
@@ -22,7 +22,7 @@ struct leaks_options {
 
 /* %1$s: what makes a row; the rest as in top.c */
 static const char sql_format[] =
-    "WITH g AS MATERIALIZED (SELECT min(site_id) AS site_id, count(DISTINCT site_id) AS sites, heap, verdict, "
+    "WITH g AS MATERIALIZED (SELECT min(site_id) AS site_id, count(DISTINCT site_id) AS sites, heap, kind, verdict, "
     "sum(live_bytes) AS live_bytes, sum(live_blocks) AS live_blocks, sum(allocated_blocks) AS allocated_blocks, function, "
     "file, line, module FROM leaks WHERE run_id = ?1 GROUP BY %1$s "
     "ORDER BY sum(live_bytes) DESC, sum(live_blocks) DESC, min(site_id) LIMIT ?2) "
@@ -33,7 +33,7 @@ static int sum_of(struct mt_store *store, int64_t run_id, int64_t *ret_bytes)
     struct mt_query *q;
     int status = 0, r;
 
-    q = ask(store, "SELECT sum(live_bytes) FROM leaks WHERE run_id = ?1", &status);
+    q = ask(store, "SELECT sum(live_bytes) FROM leaks WHERE run_id = ?1 AND heap IN ('malloc', 'python')", &status);
     if (!q)
         return status;
     mt_query_bind_integer(q, 1, run_id);
@@ -48,11 +48,12 @@ static void add_row(struct mt_table *table, struct mt_query *q, int64_t whole)
     char text[4300];
 
     mt_table_add(table, mt_format_bytes(mt_query_integer(q, C_LIVE), text, sizeof(text)));
-    mt_table_add(table, percent_text(mt_query_integer(q, C_LIVE), whole, text, sizeof(text)));
+    mt_table_add(table, is_proper_heap(mt_query_text(q, C_HEAP, NULL)) ?
+                            percent_text(mt_query_integer(q, C_LIVE), whole, text, sizeof(text)) : "-");
     mt_table_add(table, mt_format_count(mt_query_integer(q, C_BLOCKS), text, sizeof(text)));
     mt_table_add(table, mt_format_count(mt_query_integer(q, C_ALLOCATED), text, sizeof(text)));
     mt_table_add(table, mt_query_text(q, C_VERDICT, NULL));
-    mt_table_add(table, mt_query_text(q, C_HEAP, NULL));
+    mt_table_add(table, heap_text(mt_query_text(q, C_HEAP, NULL), mt_query_text(q, C_KIND, NULL), text, sizeof(text)));
     mt_table_add(table, mt_query_text(q, C_FUNCTION, NULL));
     mt_table_add(table, place_text(mt_query_text(q, C_FILE, NULL), mt_query_integer(q, C_LINE),
                             mt_query_text(q, C_MODULE, NULL), text, sizeof(text)));
@@ -131,7 +132,7 @@ int command_leaks(int argc, char **argv)
     if (status != 0)
         return status;
     with_stack = o.stacks && o.read.json;
-    snprintf(sql, sizeof(sql), sql_format, o.stacks ? "site_id" : "heap, verdict, function, file, line, module",
+    snprintf(sql, sizeof(sql), sql_format, o.stacks ? "site_id" : "heap, kind, verdict, function, file, line, module",
         with_stack ? ", sites.stack" : "", with_stack ? " JOIN sites ON sites.site_id = g.site_id" : "");
     query = ask(store, sql, &status);
     if (query) {
