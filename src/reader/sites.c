@@ -12,6 +12,9 @@
 #include <string.h>
 
 #define SHARE_MIN 0.0002f /* of any of the figures below */
+/* While the process runs fewer are kept, and larger ones: most of what matters at its beginning does not at its end, and what a
+ * checkpoint has once put into the tables of stacks and sites stays there. */
+enum { EARLY_FACTOR = 8 };
 
 enum { PEAK_BYTES, LIVE_BYTES, LIVE_BLOCKS, ALLOCATED_BYTES, ALLOCATED_BLOCKS, TEMPORARY_BLOCKS, FIGURES };
 
@@ -87,19 +90,19 @@ static int by_score(const void *a, const void *b)
 }
 
 /* Clears `fold` of those that matter most. */
-static int choose(const struct choice *c, size_t count, size_t most, struct mt_store_site_key *keys)
+static int choose(const struct choice *c, size_t count, size_t most, float least, struct mt_store_site_key *keys)
 {
     struct ranked *ranked;
     size_t n = 0;
 
     for (size_t i = 0; i < count; i++)
-        n += c->scores[i] >= SHARE_MIN;
+        n += c->scores[i] >= least;
     ranked = calloc(n ? n : 1, sizeof(*ranked));
     if (!ranked)
         return -ENOMEM;
     n = 0;
     for (size_t i = 0; i < count; i++) {
-        if (c->scores[i] >= SHARE_MIN)
+        if (c->scores[i] >= least)
             ranked[n++] = (struct ranked){c->scores[i], (uint32_t)i};
     }
     if (n > most)
@@ -112,10 +115,12 @@ static int choose(const struct choice *c, size_t count, size_t most, struct mt_s
 
 static int decide(const struct reader *reader, const struct target *target, struct mt_store_site_key *keys, size_t count)
 {
+    unsigned factor = target->finished || target->exit_seen ? 1 : EARLY_FACTOR;
+    size_t most = reader->sites_whole == SIZE_MAX ? SIZE_MAX : reader->sites_whole / factor;
     struct choice c = {.live = target->live};
     int err = -ENOMEM;
 
-    if (count <= reader->sites_whole)
+    if (count <= most)
         return 0;
     c.scores = calloc(count, sizeof(*c.scores));
     c.whole = calloc(MT_LIVE_HEAPS_MAX, sizeof(*c.whole));
@@ -128,7 +133,7 @@ static int decide(const struct reader *reader, const struct target *target, stru
             score_rows(&c, target->notes[i].rows, target->notes[i].row_count);
         for (size_t i = 0; i < target->snapshot_count; i++)
             score_rows(&c, target->snapshots[i].rows, target->snapshots[i].count);
-        err = choose(&c, count, reader->sites_whole, keys);
+        err = choose(&c, count, most, SHARE_MIN * (float)factor, keys);
     }
     free(c.scores);
     free(c.whole);

@@ -122,15 +122,27 @@ static int known_user(const struct intern *n, int64_t frame_id)
     return (int)id_map_get(&n->store->ids.users, (uint64_t)frame_id, 0) - 2; /* 1: none */
 }
 
-int intern_known(struct intern *n)
+static int find_modules(struct intern *n)
 {
-    const struct mt_store_stacks *s = n->stacks;
-    int r = ids_learn(n->store);
+    bool own = sqlite3_get_autocommit(n->store->db) != 0;
+    int r = own ? store_exec(n->store, "BEGIN") : 0; /* one look for all of it */
 
-    for (size_t i = 0; i < s->module_count && r == 0; i++) {
+    if (r == 0)
+        r = ids_learn(n->store);
+    for (size_t i = 0; i < n->stacks->module_count && r == 0; i++) {
         if (!n->modules[i].self)
             r = store_find(n->store, &n->modules[i].module_id, S_MODULE_FIND, "t", identity_of(n, (uint32_t)i));
     }
+    if (own && !sqlite3_get_autocommit(n->store->db))
+        store_exec(n->store, "COMMIT");
+    return r;
+}
+
+int intern_known(struct intern *n)
+{
+    const struct mt_store_stacks *s = n->stacks;
+    int r = find_modules(n);
+
     for (size_t i = 0; i < s->frame_count && r == 0; i++) {
         struct frame_work *f = &n->frames[i];
         const struct module_work *work = &n->modules[s->frames[i].module];

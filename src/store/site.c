@@ -24,6 +24,7 @@ struct heap_ids { /* of one call: names are compared as pointers, the same name 
     struct heap_entry {
         const char *name, *kind;
         int64_t id;
+        bool looked_for;
     } *entries;
     size_t count;
 };
@@ -40,7 +41,7 @@ static struct heap_entry *heap_entry_of(struct heap_ids *heaps, const struct mt_
     if (!bigger)
         return NULL;
     heaps->entries = bigger;
-    bigger[heaps->count] = (struct heap_entry){key->heap, key->kind, 0};
+    bigger[heaps->count] = (struct heap_entry){.name = key->heap, .kind = key->kind};
     return &bigger[heaps->count++];
 }
 
@@ -53,8 +54,9 @@ static int heap_id_of(
 
     if (!entry)
         return -ENOMEM;
-    if (!entry->id)
+    if (!entry->id && (add || !entry->looked_for))
         r = store_find(store, &entry->id, S_HEAP_FIND, "tt", name, kind);
+    entry->looked_for = true;
     if (r == 0 && !entry->id && add) {
         r = store_run(store, S_HEAP_ADD, "tt", name, kind);
         entry->id = sqlite3_last_insert_rowid(store->db);
