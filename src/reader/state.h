@@ -26,7 +26,7 @@
 enum {
     CHUNK_WORDS = 4096,  /* copied out of a ring at a time; the longest record fits */
     BATCH_EVENTS = 256,  /* decoded before they are applied */
-    SAMPLES_MAX = 1000,
+    SAMPLES_MAX = 400,
     SNAPSHOTS_MAX = 20,
     SITES_WHOLE = 2000, /* callsites of a process kept with their callers, unless MEMTRACE_SITES says otherwise */
 };
