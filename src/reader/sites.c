@@ -113,9 +113,14 @@ static int choose(const struct choice *c, size_t count, size_t most, float least
     return 0;
 }
 
+static bool is_ending(const struct target *target)
+{
+    return target->finished || target->exit_seen;
+}
+
 static int decide(const struct reader *reader, const struct target *target, struct mt_store_site_key *keys, size_t count)
 {
-    unsigned factor = target->finished || target->exit_seen ? 1 : EARLY_FACTOR;
+    unsigned factor = is_ending(target) ? 1 : EARLY_FACTOR;
     size_t most = reader->sites_whole == SIZE_MAX ? SIZE_MAX : reader->sites_whole / factor;
     struct choice c = {.live = target->live};
     int err = -ENOMEM;
@@ -182,7 +187,7 @@ int sites_prepare(struct reader *reader, struct target *target)
     struct mt_store_site_key *keys;
     int err = write_gather(target);
 
-    if (err < 0 || target->site_id_events == events)
+    if (err < 0 || (target->site_id_events == events && (target->site_ids_final || !is_ending(target))))
         return err;
     err = reserve_ids(target, count);
     if (err == 0)
@@ -209,8 +214,10 @@ int sites_prepare(struct reader *reader, struct target *target)
                 .node_count = target->tables.node_count},
             keys, count, target->site_ids);
     target->site_id_events = err == 0 ? events : UINT64_MAX;
+    target->written_events = UINT64_MAX; /* the ids in the database may be others */
     if (err == 0)
         count_folded(target, keys, count);
+    target->site_ids_final = is_ending(target) || target->folded.sites == 0;
     free(keys);
     return err;
 }

@@ -109,6 +109,7 @@ struct target {
     int64_t *site_ids; /* by site of live/ */
     size_t site_id_capacity;
     uint64_t site_id_events; /* of live/, as of site_ids; UINT64_MAX: never */
+    bool site_ids_final; /* chosen as at the end of the process */
     struct mt_store_folded folded; /* as of site_ids */
 
     uint64_t newest; /* highest stamp applied */
