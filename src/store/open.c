@@ -125,13 +125,17 @@ int mt_store_open(const char *path, struct mt_store **ret_store)
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, (int *)NULL);
     r = store_check(store, &version); /* before the mode of a stranger's file is changed */
+    if (r == 0 && version == 0) /* there is nothing to lose in a file that is being made: no waiting for the disk */
+        r = store_exec(store, "PRAGMA synchronous = OFF");
     if (r == 0)
         r = enter_wal(store);
     if (r == 0)
-        r = store_exec(store, "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -8192;"
-                              "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = 1");
+        r = store_exec(store, "PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;"
+                              "PRAGMA cell_size_check = 1");
     if (r == 0)
         r = create(store);
+    if (r == 0)
+        r = store_exec(store, "PRAGMA synchronous = NORMAL");
     if (r == 0)
         r = mt_store_repair(store);
     if (r < 0)
@@ -154,7 +158,10 @@ void mt_store_close(struct mt_store *store)
     if (!store->read_only) {
         mt_store_rollback(store);
         sqlite3_busy_timeout(store->db, 0);
-        /* Refused while anyone else has it open; that one will do it, or the next. */
+        /* On disk first, in two waits for it; then the mode, which needs none. Refused while anyone else has it open; that one
+         * will do it, or the next. */
+        if (sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) == SQLITE_OK)
+            sqlite3_exec(store->db, "PRAGMA synchronous = OFF", NULL, NULL, NULL);
         sqlite3_exec(store->db, "PRAGMA journal_mode = DELETE", NULL, NULL, NULL);
     }
     sqlite3_close_v2(store->db);

@@ -107,6 +107,15 @@ static void test_inlined(void **state)
     memset(seen, 0, sizeof(seen));
     assert_int_equal(mt_symbol_resolve(path, id, build_id_of("/proc/self/exe", id), MT_SYMBOL_ALL, offsets, 1, see, seen), 0);
     assert_int_equal(seen[0].count, 2);
+    /* from symbol tables: the function that the code is in, whatever was inlined there, and no line */
+    path[n] = '\0';
+    memset(seen, 0, sizeof(seen));
+    assert_int_equal(mt_symbol_resolve(path, id, build_id_of(path, id), MT_SYMBOL_NAMES, offsets, 2, see, seen), 0);
+    assert_int_equal(seen[0].count, 1);
+    assert_string_equal(seen[0].function[0], "outer");
+    assert_string_equal(seen[0].file[0], "");
+    assert_int_equal(seen[0].line[0], 0);
+    assert_int_equal(seen[1].count, 0);
 }
 
 static void test_what_is_not_believed(void **state)
