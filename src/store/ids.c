@@ -12,6 +12,8 @@
 
 #include "base/hash.h"
 
+enum { RESERVE_MAX = 1 << 20 };
+
 static int on_frame(struct mt_store *store, sqlite3_stmt *s)
 {
     struct ids *ids = &store->ids;
@@ -48,13 +50,28 @@ static int on_site(struct mt_store *store, sqlite3_stmt *s)
         &ids->sites, (uint64_t)sqlite3_column_int64(s, 1), (uint64_t)sqlite3_column_int64(s, 2), id);
 }
 
+/* Ids have no gaps, unless the file is damaged. */
+static int reserve(struct mt_store *store, struct id_map *map, enum store_statement last, int64_t known)
+{
+    int64_t id = 0;
+    int r = store_find(store, &id, last, "");
+
+    if (r < 0 || id <= known)
+        return r;
+    return id_map_reserve(map, id - known < RESERVE_MAX ? (size_t)(id - known) : RESERVE_MAX);
+}
+
 int ids_learn(struct mt_store *store)
 {
     int r = store_scan(store, S_FRAME_SCAN, store->ids.last_frame, on_frame);
 
     store->ids.symbols_known = false;
     if (r == 0)
+        r = reserve(store, &store->ids.stacks, S_STACK_LAST, store->ids.last_stack);
+    if (r == 0)
         r = store_scan(store, S_STACK_SCAN, store->ids.last_stack, on_stack);
+    if (r == 0)
+        r = reserve(store, &store->ids.sites, S_SITE_LAST, store->ids.last_site);
     if (r == 0)
         r = store_scan(store, S_SITE_SCAN, store->ids.last_site, on_site);
     return r;

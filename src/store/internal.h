@@ -29,12 +29,15 @@ extern const char mt_store_schema[];
 struct id_map {
     struct id_entry {
         uint64_t a, b;
-        int64_t id; /* 0: free */
+        int64_t id;
     } *entries;
-    size_t capacity, count; /* capacity: 0 or a power of two */
+    size_t count, capacity;
+    uint64_t *slots; /* 0: free; else the upper half of the hash, and entry + 1 */
+    size_t mask;
 };
 int64_t id_map_get(const struct id_map *map, uint64_t a, uint64_t b); /* 0: not there */
 int id_map_put(struct id_map *map, uint64_t a, uint64_t b, int64_t id);
+int id_map_reserve(struct id_map *map, size_t more); /* room for so many more without growing */
 void id_map_clear(struct id_map *map);
 
 /*
@@ -89,10 +92,12 @@ void ids_forget(struct ids *ids);
     X(SYMBOL_IS, "SELECT symbol_id FROM symbol WHERE symbol_id = ?1 AND function IS ?2 AND file IS ?3")                \
     X(SYMBOL_ADD, "INSERT INTO symbol (symbol_id, function, file) VALUES (?1, ?2, ?3)")                                \
     X(STACK_SCAN, "SELECT stack_id, up, frame_id FROM stack WHERE stack_id > ?1")                                      \
+    X(STACK_LAST, "SELECT max(stack_id) FROM stack")                                                                   \
     X(STACK_ADD, "INSERT INTO stack (stack_id, up, frame_id) VALUES (?1, ?2, ?3)")                                     \
     X(HEAP_FIND, "SELECT heap_id FROM heap WHERE name = ?1 AND kind = ?2")                                             \
     X(HEAP_ADD, "INSERT INTO heap (name, kind) VALUES (?1, ?2)")                                                       \
     X(SITE_SCAN, "SELECT site_id, stack_id, heap_id FROM site WHERE site_id > ?1")                                     \
+    X(SITE_LAST, "SELECT max(site_id) FROM site")                                                                      \
     X(SITE_ADD, "INSERT INTO site (site_id, stack_id, heap_id, frame_id, depth, folded) "                              \
                 "VALUES (?1, ?2, ?3, nullif(?4, 0), ?5, ?6)")                                                          \
     X(FOLDED_SET, "UPDATE process SET folded_sites = ?2, folded_blocks = ?3, folded_bytes = ?4 WHERE process_id = ?1") \
