@@ -247,6 +247,7 @@ SELECT s.site_id, heap.name AS heap, heap.kind AS kind,
             SELECT 0, stack.frame_id, stack.stack_id - stack.up FROM stack WHERE stack.stack_id = s.stack_id
             UNION ALL
             SELECT walk.level + 1, stack.frame_id, stack.stack_id - stack.up FROM walk JOIN stack ON stack.stack_id = walk.parent_id
+            WHERE stack.up > 0 -- always, but in a damaged file: without end
         )
         SELECT group_concat(text, ';') FROM (
             SELECT replace(coalesce(y.function, m.name || printf('+0x%x', f.offset)), ';', ',') AS text

@@ -176,6 +176,14 @@ static void test_hostile_ids(void **state)
     assert_int_equal(mt_store_open(f->path, &store), 0);
     site_of(store, 4, "malloc", false, false);
     struct mt_query *q;
+    /* a stack that calls itself has an end all the same */
+    assert_int_equal(mt_query_create(store, "INSERT INTO stack SELECT 100, 0, frame_id FROM frame LIMIT 1", &q), 0);
+    assert_int_equal(mt_query_step(q), 0);
+    mt_query_destroy(q);
+    assert_int_equal(mt_query_create(store, "UPDATE site SET stack_id = 100", &q), 0);
+    assert_int_equal(mt_query_step(q), 0);
+    mt_query_destroy(q);
+    assert_text(store, "SELECT stack FROM sites", "app+0x10");
     assert_int_equal(mt_query_create(store, "INSERT INTO stack VALUES (9223372036854775807, -5, -1)", &q), 0);
     assert_int_equal(mt_query_step(q), 0);
     mt_query_destroy(q);

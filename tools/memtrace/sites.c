@@ -51,7 +51,8 @@ int note_stack(struct mt_store *store, struct mt_table *table, int64_t site_id)
     static const char sql[] =
         "WITH RECURSIVE walk (level, frame_id, parent_id) AS ("
         "SELECT 0, stack.frame_id, stack.stack_id - stack.up FROM site JOIN stack USING (stack_id) WHERE site_id = ?1 "
-        "UNION ALL SELECT level + 1, stack.frame_id, stack.stack_id - stack.up FROM walk JOIN stack ON stack_id = walk.parent_id) "
+        "UNION ALL SELECT level + 1, stack.frame_id, stack.stack_id - stack.up FROM walk JOIN stack ON stack_id = walk.parent_id "
+        "WHERE stack.up > 0) "
         "SELECT coalesce(function, module.name || printf('+0x%x', frame.offset)), file, line, module.path "
         "FROM walk CROSS JOIN frame USING (frame_id) CROSS JOIN module USING (module_id) "
         "CROSS JOIN frame_line USING (frame_id) LEFT JOIN symbol USING (symbol_id) ORDER BY level, depth";
