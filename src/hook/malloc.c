@@ -13,19 +13,24 @@
 
 void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers *caller)
 {
+    struct mt_stack_change change;
     struct mt_scope scope;
-    uint64_t stamp;
-    uint32_t node;
 
     if (!mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
-        if (MT_LIKELY(mt_stamp(&scope, 4, &stamp))) {
-            if (MT_LIKELY(size_bytes <= UINT32_MAX))
-                mt_put3(scope.thread, stamp, MT_RECORD_ALLOC, (uintptr_t)p, (uint64_t)size_bytes << 32 | node);
-            else
-                mt_put4(scope.thread, stamp, MT_RECORD_ALLOC_LARGE, (uintptr_t)p, node, size_bytes);
+        change = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller);
+        if (MT_UNLIKELY(size_bytes > UINT32_MAX || change.keep > MT_RECORD_KEEP_MAX || change.push > MT_RECORD_PUSH_MAX)) {
+            uint64_t size = size_bytes;
+
+            mt_emit_change(scope.thread, MT_RECORD_ALLOC_LARGE, (uintptr_t)p, &size, 1, change);
+        } else if (mt_reserve(scope.thread, 2 + mt_change_words(&change))) {
+            uint64_t at = mt_begin(scope.thread, MT_RECORD_ALLOC, (uintptr_t)p);
+
+            *mt_word_at(scope.thread, at++) = (uint64_t)size_bytes << 32 | change.keep << 16 | change.push;
+            mt_publish(scope.thread, mt_put_frames(scope.thread, at, &change));
+        } else {
+            mt_stack_forget(&scope.thread->stack);
         }
     }
     mt_scope_close(&scope);
@@ -33,41 +38,35 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
 
 void mt_record_free(const void *p)
 {
-    struct mt_scope scope;
-    uint64_t stamp;
-
-    if (!mt_scope_open(&scope))
-        return;
-    if (MT_LIKELY(mt_stamp(&scope, 2, &stamp)))
-        mt_put2(scope.thread, stamp, MT_RECORD_FREE, (uintptr_t)p);
-    mt_scope_close(&scope);
+    mt_emit_plain(MT_RECORD_FREE, (uintptr_t)p, 0, 0);
 }
 
 void mt_record_realloc_begin(const void *old)
 {
-    mt_emit_plain(MT_RECORD_REALLOC_BEGIN, 2, (uintptr_t)old, 0);
+    mt_emit_plain(MT_RECORD_REALLOC_BEGIN, (uintptr_t)old, 0, 0);
 }
 
 void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const struct mt_registers *caller)
 {
     struct mt_scope scope;
-    uint64_t stamp;
-    uint32_t node = 0;
+    uint64_t size = p ? size_bytes : 0;
 
+    if (!p && !freed) {
+        mt_emit_plain(MT_RECORD_REALLOC_FAILED, 0, 0, 0);
+        return;
+    }
     if (!mt_scope_open(&scope))
         return;
-    if (p)
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
-    if (mt_stamp(&scope, 4, &stamp)) {
-        if (p || freed)
-            mt_put4(scope.thread, stamp, MT_RECORD_REALLOC_END, (uintptr_t)p, node, p ? size_bytes : 0);
-        else
-            mt_put1(scope.thread, stamp, MT_RECORD_REALLOC_FAILED);
-    }
+    mt_emit_change(scope.thread, MT_RECORD_REALLOC_END, (uintptr_t)p, &size, 1,
+        p ? mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller)
+          : (struct mt_stack_change){scope.thread->stack.frame_count, 0});
     mt_scope_close(&scope);
 }
 
 /* ---- wrappers -------------------------------------------------------------------------------------------------- */
+
+/* While the real call runs, the unwind rule of its caller can come into the processor's cache. */
+#define EXPECT_CAPTURE() mt_stack_prefetch(&mt_state.stack, ((uintptr_t *)__builtin_frame_address(0))[1] - 1)
 
 /* A foreign allocator maps memory through the hooks of mapping.c: those mappings are its backing. The C library's own does not. */
 #define REAL_CALL(real, call)                                                                                          \
@@ -99,6 +98,7 @@ MT_EXPORT void *malloc(size_t size)
 
     if (MT_UNLIKELY(mt_stack_internal || !real->malloc))
         return mt_arena_alloc(size, 16);
+    EXPECT_CAPTURE();
     REAL_CALL(real, p = real->malloc(size));
     RECORD(p, size);
     return p;
@@ -114,6 +114,7 @@ MT_EXPORT void *calloc(size_t count, size_t size)
 
         return __builtin_mul_overflow(count, size, &bytes) ? NULL : mt_arena_alloc(bytes, 16);
     }
+    EXPECT_CAPTURE();
     REAL_CALL(real, p = real->calloc(count, size));
     RECORD(p, count * size);
     return p;
@@ -149,6 +150,7 @@ static MT_ALWAYS_INLINE void *resize(struct mt_real *real, void *old, size_t siz
             mt_record_alloc(p, size, caller);
         return p;
     }
+    mt_stack_prefetch(&mt_state.stack, caller->pc);
     mt_record_realloc_begin(old);
     REAL_CALL(real, p = real->realloc(old, size));
     /* No block and no size asked for: the C library has freed it (an allocator that does not would have given a block). */

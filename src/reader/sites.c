@@ -14,7 +14,8 @@
 #define SHARE_MIN 0.0002f /* of any of the figures below */
 /* While the process runs fewer are kept, and larger ones: most of what matters at its beginning does not at its end, and what a
  * checkpoint has once put into the tables of stacks and sites stays there. */
-enum { EARLY_FACTOR = 8 };
+#define EARLY_SHARE_MIN 0.005f
+enum { EARLY_PART = 8 };
 
 enum { PEAK_BYTES, LIVE_BYTES, LIVE_BLOCKS, ALLOCATED_BYTES, ALLOCATED_BLOCKS, TEMPORARY_BLOCKS, FIGURES };
 
@@ -120,8 +121,8 @@ static bool is_ending(const struct target *target)
 
 static int decide(const struct reader *reader, const struct target *target, struct mt_store_site_key *keys, size_t count)
 {
-    unsigned factor = is_ending(target) ? 1 : EARLY_FACTOR;
-    size_t most = reader->sites_whole == SIZE_MAX ? SIZE_MAX : reader->sites_whole / factor;
+    bool early = !is_ending(target);
+    size_t most = early && reader->sites_whole != SIZE_MAX ? reader->sites_whole / EARLY_PART : reader->sites_whole;
     struct choice c = {.live = target->live};
     int err = -ENOMEM;
 
@@ -138,7 +139,7 @@ static int decide(const struct reader *reader, const struct target *target, stru
             score_rows(&c, target->notes[i].rows, target->notes[i].row_count);
         for (size_t i = 0; i < target->snapshot_count; i++)
             score_rows(&c, target->snapshots[i].rows, target->snapshots[i].count);
-        err = choose(&c, count, most, SHARE_MIN * (float)factor, keys);
+        err = choose(&c, count, most, early ? EARLY_SHARE_MIN : SHARE_MIN, keys);
     }
     free(c.scores);
     free(c.whole);
@@ -163,6 +164,22 @@ static int reserve_ids(struct target *target, size_t count)
     return 0;
 }
 
+/* Which frames a stack has is what the target says. One that is not in the table, when all those are that were published before
+ * it, is a lie: a stack of the first frame is as good as any. Returns how many nodes can be used. */
+static size_t check_nodes(struct target *target)
+{
+    struct tables *t = &target->tables;
+
+    for (; t->frame_count && t->nodes_checked < t->node_count; t->nodes_checked++) {
+        struct mt_store_node *n = &t->nodes[t->nodes_checked];
+        if (t->nodes_checked == 0 || (n->parent < t->nodes_checked && n->frame < t->frame_count))
+            continue;
+        *n = (struct mt_store_node){0};
+        target->lost_decode++;
+    }
+    return t->frame_count ? t->node_count : t->node_count ? 1 : 0;
+}
+
 static void count_folded(struct target *target, const struct mt_store_site_key *keys, size_t count)
 {
     target->folded = (struct mt_store_folded){0};
@@ -183,7 +200,7 @@ static void count_folded(struct target *target, const struct mt_store_site_key *
 int sites_prepare(struct reader *reader, struct target *target)
 {
     uint64_t events = mt_live_totals(target->live)->events;
-    size_t count = mt_live_site_count(target->live);
+    size_t count = mt_live_site_count(target->live), nodes;
     struct mt_store_site_key *keys;
     int err = write_gather(target);
 
@@ -194,12 +211,13 @@ int sites_prepare(struct reader *reader, struct target *target)
         err = tables_update(target);
     if (err < 0)
         return err;
+    nodes = check_nodes(target);
     keys = calloc(count ? count : 1, sizeof(*keys));
     if (!keys)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++) {
         const struct mt_live_site *site = mt_live_site(target->live, i);
-        keys[i] = (struct mt_store_site_key){.node = site->node < target->tables.node_count ? site->node : 0,
+        keys[i] = (struct mt_store_site_key){.node = site->node < nodes ? site->node : 0,
             .heap = mt_live_heap_name(target->live, site->heap),
             .kind = mt_live_kind_name(site->kind)};
     }
@@ -211,7 +229,7 @@ int sites_prepare(struct reader *reader, struct target *target)
                 .frames = target->tables.frames,
                 .frame_count = target->tables.frame_count,
                 .nodes = target->tables.nodes,
-                .node_count = target->tables.node_count},
+                .node_count = nodes},
             keys, count, target->site_ids);
     target->site_id_events = err == 0 ? events : UINT64_MAX;
     target->written_events = UINT64_MAX; /* the ids in the database may be others */

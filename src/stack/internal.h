@@ -16,7 +16,7 @@
  */
 enum mt_rule_kind {
     MT_RULE_NONE = 0, /* not known: learn it */
-    MT_RULE_SP,       /* CFA = sp + offset */
+    MT_RULE_SP,       /* CFA = sp + offset; this and the next two fit two bits */
     MT_RULE_BP,       /* CFA = bp + offset */
     MT_RULE_END,      /* outermost frame */
     MT_RULE_SIGNAL,   /* signal trampoline: the interrupted registers are in the frame */
@@ -66,8 +66,26 @@ struct mt_learnt {
 
 /* ---- rule.c: all but the look-up under the lock ---- */
 int mt_rules_init(struct mt_stack *stack);
-mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc); /* any thread; learns on a miss */
+mt_rule mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc); /* what mt_rule_get does on a miss of its cache */
 void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end);
+
+/*
+ * In front of the table: common rules in one word each, eight to a cache line, found by their only possible place. The pc, of 48 bits, times an
+ * odd constant is a permutation: its upper bits are the place, and the lower ones, kept in the entry, tell the pc from all others. Any
+ * thread writes where there is nothing yet; what has no place here is in the table.
+ *   bits 0-1 kind (SP, BP or END), 2-5 bp words (negated), 6-14 CFA words, 15-29 frame, 30-63 lower bits of the product
+ */
+/* The rule of a pc; any thread; learns it on a miss. */
+static MT_ALWAYS_INLINE mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc)
+{
+    uint64_t product = mt_front_product(pc);
+    uint64_t entry = mt_load_relaxed(&stack->front[product >> MT_FRONT_TAG_BITS]);
+
+    if (MT_LIKELY((entry >> (64 - MT_FRONT_TAG_BITS)) == (product & (UINT64_MAX >> (64 - MT_FRONT_TAG_BITS))) && (entry & 3) && !(pc >> 48)))
+        return mt_rule_make((enum mt_rule_kind)(entry & 3), -(int64_t)((entry >> 2) & 15), (int64_t)((entry >> 6) & 511),
+            (uint32_t)(entry >> 15) & 0x7fff);
+    return mt_rule_get_slowly(stack, pc);
+}
 
 /* ---- learn.c: under the lock, with mt_stack_internal set ---- */
 void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt);
@@ -94,24 +112,18 @@ void mt_object_range(const struct dl_find_object *object, uintptr_t *ret_start, 
 /* Calls gone(start, end) for each module that is no longer mapped as it was, and drops it. */
 void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, uintptr_t, uintptr_t));
 
-/* ---- intern.c ---- */
-int mt_nodes_init(struct mt_stack *stack);
-uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t count); /* innermost first */
-
-/* One child of a node; 0 where it does not exist yet. */
-uint32_t mt_nodes_find(struct mt_stack *stack, uint32_t parent, uint32_t frame);
-/* Adds what is missing of a path: frames, innermost first, lie `stride` bytes apart. Returns the innermost node that could be had. */
-uint32_t mt_nodes_add(struct mt_stack *stack, uint32_t parent, const uint32_t *frames, size_t stride, size_t count);
-
 /* ---- memo.c ---- */
 int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo);
 void mt_memo_finish(struct mt_memo *memo);
 /* False: this stack is not for the memo (walk it). */
 bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    uint32_t *ret_node);
+    struct mt_stack_change *ret_change);
 
 /* ---- walk.c ---- */
 bool mt_stack_extend_ranges(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address);
+
+/* Room for that many frames in thread->frames. */
+bool mt_stack_grow_frames(struct mt_stack *stack, struct mt_stack_thread *thread, size_t count);
 
 /* Whether the aligned word at address may be read. */
 static MT_ALWAYS_INLINE bool mt_stack_readable(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)

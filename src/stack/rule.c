@@ -3,7 +3,7 @@
  * mt_stack.lock. It grows by building a larger table and publishing it; the old one is emptied in place (its pages
  * become zero), so a reader that still looks there finds nothing and takes the lock.
  *
- * Labels: U1 the table pointer (release here, acquire in find); U2 an entry's pc is released after its rule.
+ * Labels: U1 the table pointer (release here, acquire in mt_rule_get); U2 an entry's pc is released after its rule.
  */
 #include "stack/internal.h"
 
@@ -42,6 +42,9 @@ int mt_rules_init(struct mt_stack *stack)
     struct mt_rule_table *t = new_table(stack, FIRST_ENTRIES);
 
     if (!t)
+        return -ENOMEM;
+    stack->front = mt_stack_pages(stack, MT_FRONT_ENTRIES * sizeof *stack->front);
+    if (!stack->front)
         return -ENOMEM;
     mt_store_release(&stack->rules, t); /* U1 */
     return 0;
@@ -180,12 +183,26 @@ static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)
     return m.rule;
 }
 
-mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc)
+/* Puts a rule into the cache in front of the table, if it fits and the place is free. */
+static void put_in_front(struct mt_stack *stack, uintptr_t pc, mt_rule rule)
+{
+    uint64_t product = mt_front_product(pc), *entry = &stack->front[product >> MT_FRONT_TAG_BITS];
+    int64_t bp_words = -mt_rule_bp_bytes(rule) / (int64_t)sizeof(uintptr_t), cfa_words = mt_rule_cfa_bytes(rule) / (int64_t)sizeof(uintptr_t);
+    enum mt_rule_kind kind = mt_rule_kind(rule);
+
+    if ((kind == MT_RULE_SP || kind == MT_RULE_BP || kind == MT_RULE_END) && bp_words >= 0 && bp_words < 16 && cfa_words >= 0 &&
+        cfa_words < 512 && mt_rule_frame(rule) < 0x8000 && !(pc >> 48) && !mt_load_relaxed(entry))
+        mt_store_relaxed(entry, (product << (64 - MT_FRONT_TAG_BITS)) | (uint64_t)mt_rule_frame(rule) << 15 | (uint64_t)cfa_words << 6 |
+                (uint64_t)bp_words << 2 | kind);
+}
+
+mt_rule MT_NOINLINE mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc)
 {
     mt_rule rule = find(mt_load_acquire(&stack->rules), pc); /* U1 */
 
     if (MT_UNLIKELY(rule == MT_RULE_NONE))
         rule = miss(stack, pc);
+    put_in_front(stack, pc, rule);
     return rule;
 }
 
@@ -197,5 +214,8 @@ void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end)
     for (uint64_t i = 0; i <= t->mask; i++)
         if (t->entries[i].pc >= start && t->entries[i].pc < end)
             mt_store_relaxed(&t->entries[i].rule, (uint64_t)MT_RULE_NONE);
+    /* Few programs close libraries, and what is still good is soon here again. */
+    for (uint32_t i = 0; i < MT_FRONT_ENTRIES; i++)
+        mt_store_relaxed(&stack->front[i], UINT64_C(0));
     mt_fetch_add_relaxed(&stack->rule_generation, 1u);
 }
