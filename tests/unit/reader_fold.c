@@ -316,6 +316,28 @@ static void test_checkpoints(void **state)
     assert_in_range(number_once(f, "SELECT count(*) FROM top_allocators WHERE process_id = 1 AND NOT folded"), 4, 24);
 }
 
+/* Frames that are in no table: the run is written all the same, and it is said. */
+static void test_lies(void **state)
+{
+    struct fixture *f = *state;
+
+    for (unsigned with_frames = 0; with_frames < 2; with_frames++) {
+        struct played *p = start(f->path, 20, 1);
+        struct tables *t = &p->targets[0]->tables;
+        work(p, 0);
+        t->nodes[leaf(3)].frame = UINT32_MAX;
+        t->nodes[leaf(4)].frame = FRAMES;
+        if (!with_frames)
+            t->frame_count = 0;
+        end(p);
+        assert_int_equal(number_once(f, off_totals), 0);
+    }
+    assert_int_equal(number_once(f, "SELECT sum(allocated_blocks) FROM top_allocators WHERE run_id = 1 AND stack = ''"),
+        CALLERS + 40004);
+    assert_int_equal(number_once(f, "SELECT count(*) FROM top_allocators WHERE run_id = 2 AND stack = 'app+0x100'"), 1);
+    assert_int_equal(number_once(f, "SELECT count FROM loss WHERE run_id = 2 AND reason = 'decode'"), 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -325,6 +347,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_marks_count, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_sites_of_two_runs, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_checkpoints, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_lies, fixture_setup, fixture_teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
