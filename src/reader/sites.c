@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARE_MIN 0.0002f /* of any of the figures below */
+#define SHARE_MIN 0.0003f /* of any of the figures below */
 /* While the process runs fewer are kept, and larger ones: most of what matters at its beginning does not at its end, and what a
  * checkpoint has once put into the tables of stacks and sites stays there. */
 #define EARLY_SHARE_MIN 0.005f

@@ -30,7 +30,7 @@ enum {
     BATCH_FRAMES = 4096, /* of the changes of stacks between them */
     SAMPLES_MAX = 400,
     SNAPSHOTS_MAX = 20,
-    SITES_WHOLE = 2000, /* callsites of a process kept with their callers, unless MEMTRACE_SITES says otherwise */
+    SITES_WHOLE = 1500, /* callsites of a process kept with their callers, unless MEMTRACE_SITES says otherwise */
 };
 
 /* A segment's layout as it was when it was checked: the header in shared memory may change, this does not. */

@@ -37,7 +37,7 @@ class Folding(harness.Case):
         self.assertEqual(sites, 20201)
         self.assertEqual(whole.one("SELECT folded_sites FROM runs"), 0)
         self.assertEqual(whole.one("SELECT COUNT(*) FROM top_allocators WHERE folded"), 0)
-        self.assertLess(folded.one("SELECT COUNT(*) FROM top_allocators"), 2100)
+        self.assertLess(folded.one("SELECT COUNT(*) FROM top_allocators"), 1600)
         kept = folded.one("SELECT COUNT(*) FROM top_allocators WHERE NOT folded")
         self.assertEqual(folded.one("SELECT folded_sites FROM runs") + kept,
                          whole.one("SELECT COUNT(*) FROM top_allocators"))

@@ -22,7 +22,7 @@ static const char help[] =
     "      --label TEXT    a name for the run, for --run and for queries\n"
     "      --repeat N      N runs, one after another; gives back the last status that is not 0\n"
     "      --python MODE   auto, objects, frames or off\n"
-    "      --all-sites     keep the callers of every callsite, not only of the 2,000 that matter most\n"
+    "      --all-sites     keep the callers of every callsite, not only of the 1,500 that matter most\n"
     "      --no-follow     do not trace the processes that COMMAND starts\n";
 
 struct run_options {
