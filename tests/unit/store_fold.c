@@ -5,6 +5,8 @@
 
 #include <errno.h>
 
+#include "store/internal.h"
+
 static const struct mt_store_module modules[] = {
     {"[unknown]", NULL, 0, MT_MODULE_UNKNOWN},
     {"/nowhere/app", (const uint8_t *)"\x01\x02\x03\x04", 4, MT_MODULE_MAIN},
@@ -193,6 +195,26 @@ static void test_hostile_ids(void **state)
     mt_store_close(store);
 }
 
+static void test_map(void **state)
+{
+    struct id_map map = {0};
+
+    (void)state;
+    assert_int_equal(id_map_get(&map, 0, 0), 0);
+    for (uint64_t i = 0; i < 100000; i++)
+        assert_int_equal(id_map_put(&map, i / 7, i << 40 | i, (int64_t)i + 1), 0);
+    assert_int_equal(id_map_reserve(&map, 50000), 0);
+    for (uint64_t i = 0; i < 100000; i++)
+        assert_int_equal(id_map_get(&map, i / 7, i << 40 | i), i + 1);
+    assert_int_equal(id_map_get(&map, 1, 1), 0);
+    assert_int_equal(id_map_put(&map, 0, 0, 4711), 0); /* in the place of what was there */
+    assert_int_equal(id_map_get(&map, 0, 0), 4711);
+    assert_int_equal(map.count, 100000);
+    id_map_clear(&map);
+    assert_int_equal(id_map_get(&map, 0, 0), 0);
+    id_map_clear(&map);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +224,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_two_writers, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_rollback, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_hostile_ids, fixture_setup, fixture_teardown),
+        cmocka_unit_test(test_map),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
