@@ -290,6 +290,12 @@ uint32_t stacks_resolve(
     struct tables *tables, struct ring_stack *stack, const struct stack_change *change, const uint32_t *frames);
 void stacks_finish(struct ring_stack *stack);
 
+/* A change with this hash is about to be resolved. */
+static inline void stacks_prefetch(const struct tables *tables, uint64_t hash)
+{
+    __builtin_prefetch(&tables->nodes[tables->slots[hash & tables->slot_mask].node]);
+}
+
 /* life.c */
 struct target *life_hello(struct reader *reader, int pid, int segment_fd, int *ret_error);
 void life_forked(struct reader *reader, struct target *parent, int pid_there);
