@@ -90,6 +90,8 @@ static int print_table(struct mt_store *store, struct mt_query *query, const str
     } else if (status == 0) {
         puts("\nNothing was left at the end.");
     }
+    if (status == 0 && o->stacks)
+        status = print_folded(store, run_id);
     if (status == 0)
         status = print_loss(store, run_id);
     mt_table_destroy(table);
