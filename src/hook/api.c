@@ -1,6 +1,7 @@
 /*
  * The functions behind include/memtrace.h. What happens to memory at a mark is read here, by the target at that very point.
  */
+#include "hook/capture.h"
 #include "hook/emit.h"
 #include "hook/hook.h"
 
@@ -102,7 +103,7 @@ MT_EXPORT void memtrace_heap_alloc(unsigned heap, const void *ptr, size_t size)
     if (!heap || !ptr || !mt_scope_open(&scope))
         return;
     if (!mt_load_relaxed(&mt_state.paused)) {
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, &caller, scope.nesting);
+        node = mt_capture(&scope, &caller);
         if (mt_stamp(&scope, 4, &stamp))
             mt_put4(scope.thread, stamp, MT_RECORD_HEAP_ALLOC, (uintptr_t)ptr, size, (uint64_t)heap << 32 | node);
     }

@@ -1,7 +1,7 @@
 /*
  * hook: the traced side's entry. Wrappers around the allocator, mappings and process calls (malloc.c, jemalloc.c, operators.c, mapping.c,
  * process.c), the public API (api.c), and what they stand on: the real functions (real.c), the process's state and start (state.c),
- * the reader's finding or starting (link.c), memory for memtrace's own calls into libraries (arena.c), rings and threads (thread.c, emit.h).
+ * the reader's finding or starting (link.c), Python's stacks and objects (python.c, capture.h), memory for memtrace's own calls into libraries (arena.c), rings and threads (thread.c, emit.h).
  *
  * Order rules (they make the records race-free; wire/record.h):
  *   a free is recorded before the real free, an allocation after the real allocation, realloc as begin and end around it.
@@ -19,6 +19,7 @@
 
 #include "base/base.h"
 #include "base/lock.h"
+#include "python/python.h"
 #include "stack/stack.h"
 #include "wire/writer.h"
 
@@ -35,6 +36,7 @@ struct mt_thread {
     uint64_t mask;
     uint64_t soft_end; /* position up to which records may be written without a look at the reader's tail */
     struct mt_stack_thread stack;
+    struct mt_python_thread python;
     struct mt_thread *next;
 };
 
@@ -54,6 +56,7 @@ struct mt_state {
     struct mt_writer writer;
     struct mt_doorbell *doorbell;
     struct mt_stack stack;
+    struct mt_python python;
     struct mt_thread *threads; /* under lock, as is scan: where the search for a dead one's ring goes on */
     struct mt_thread *scan;
     uint32_t heaps;            /* custom heaps created */
@@ -126,6 +129,11 @@ struct mt_thread *mt_thread_get(void);
 
 /* Room for `words` more words, waiting for the reader if need be. False: the reader is gone, the event is lost (and counted). */
 bool mt_thread_make_room(struct mt_thread *thread, uint64_t words);
+
+/* ---- python.c ---- */
+
+/* Once, from the constructor: looks for an interpreter, as MEMTRACE_PYTHON says. */
+void mt_python_start(void);
 
 /* ---- arena.c ---- */
 

@@ -1,6 +1,7 @@
 /*
  * The malloc family. Order: an allocation is recorded after the real call, a free before it, a realloc on both sides.
  */
+#include "hook/capture.h"
 #include "hook/emit.h"
 #include "hook/hook.h"
 #include "hook/real.h"
@@ -20,7 +21,7 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
     if (!mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
+        node = mt_capture(&scope, caller);
         if (MT_LIKELY(mt_stamp(&scope, 4, &stamp))) {
             if (MT_LIKELY(size_bytes <= UINT32_MAX))
                 mt_put3(scope.thread, stamp, MT_RECORD_ALLOC, (uintptr_t)p, (uint64_t)size_bytes << 32 | node);
@@ -57,7 +58,7 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
     if (!mt_scope_open(&scope))
         return;
     if (p)
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
+        node = mt_capture(&scope, caller);
     if (mt_stamp(&scope, 4, &stamp)) {
         if (p || freed)
             mt_put4(scope.thread, stamp, MT_RECORD_REALLOC_END, (uintptr_t)p, node, p ? size_bytes : 0);

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "hook/capture.h"
 #include "hook/emit.h"
 #include "hook/hook.h"
 #include "hook/real.h"
@@ -34,7 +35,7 @@ static void record_map(uintptr_t address, uint64_t bytes, uint32_t flags, const 
     if (!mt_scope_open(&scope))
         return;
     if (!mt_load_relaxed(&mt_state.paused)) {
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
+        node = mt_capture(&scope, caller);
         if (mt_stamp(&scope, 4, &stamp))
             mt_put4(scope.thread, stamp, MT_RECORD_MAP, address, bytes, (uint64_t)flags << 32 | node);
     }
@@ -132,7 +133,7 @@ MT_EXPORT void *mremap(void *old, size_t old_length, size_t length, int flags, .
     p = real->mremap(old, old_length, length, flags, wanted);
     if (mt_stack_internal || !mt_scope_open(&scope))
         return p;
-    node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, &caller, scope.nesting);
+    node = mt_capture(&scope, &caller);
 #ifdef MREMAP_DONTUNMAP
     if (flags & MREMAP_DONTUNMAP)
         f |= MT_MAP_DONTUNMAP;

@@ -39,6 +39,10 @@ int layout_check(const struct mt_segment_header *h, uint64_t file_bytes, struct 
         .frame_capacity = h->frame_capacity,
         .node_offset = h->node_offset,
         .node_capacity = h->node_capacity,
+        .code_offset = h->code_offset,
+        .code_capacity = h->code_capacity,
+        .text_offset = h->text_offset,
+        .text_capacity = h->text_capacity,
         .flags = h->flags,
         .pid = h->pid,
         .parent_pid = h->parent_pid};
@@ -47,7 +51,9 @@ int layout_check(const struct mt_segment_header *h, uint64_t file_bytes, struct 
         !table_fits(l.module_offset, l.module_capacity, sizeof(struct mt_module), file_bytes) ||
         !table_fits(l.string_offset, l.string_capacity, 1, file_bytes) ||
         !table_fits(l.frame_offset, l.frame_capacity, sizeof(struct mt_frame), file_bytes) ||
-        !table_fits(l.node_offset, l.node_capacity, sizeof(struct mt_node), file_bytes))
+        !table_fits(l.node_offset, l.node_capacity, sizeof(struct mt_node), file_bytes) ||
+        (l.code_capacity && (!table_fits(l.code_offset, l.code_capacity, sizeof(struct mt_code), file_bytes) ||
+                                !table_fits(l.text_offset, l.text_capacity, 1, file_bytes))))
         return -EBADMSG;
     *ret = l;
     return 0;

@@ -8,6 +8,7 @@
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
  *   tables.c   modules, frames, nodes, checked      write.c, commit.c  everything -> store
+ *   codes.c, lines.c, merge.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -37,6 +38,7 @@ struct layout {
     uint64_t string_offset, string_capacity;
     uint64_t frame_offset, frame_capacity;
     uint64_t node_offset, node_capacity;
+    uint64_t code_offset, code_capacity, text_offset, text_capacity;
     uint32_t flags;
     int32_t pid, parent_pid; /* as the target sees them */
 };
@@ -73,12 +75,26 @@ struct snapshot { /* interval: the larger sites */
     bool written;
 };
 
+struct code { /* a Python code object */
+    char *filename, *qualname;
+    uint8_t *lines;
+    size_t lines_bytes;
+    int64_t first_line;
+};
+
+#define READER_MODULE_PYTHON (1u << 31) /* in a module's flags: the interpreter is in it */
+
 struct tables {
     struct mt_store_module *modules;
     struct mt_store_frame *frames;
     struct mt_store_node *nodes;
     size_t module_count, frame_count, node_count;
     size_t module_capacity, frame_capacity, node_capacity;
+    struct code *codes;
+    size_t code_count, code_capacity;
+    uint64_t python_loop_start, python_loop_end; /* the interpreter's, as frame offsets */
+    bool interpreter_known;
+    bool has_python; /* there are frames or nodes that only python.h understands */
 };
 
 enum source { SOURCE_TARGET = 1, SOURCE_CLIENT }; /* whose descriptor epoll speaks of; the first member of both */

@@ -2,7 +2,7 @@
  * What one process is in the database: its row, sites, samples, phases, snapshots and losses. Called inside of a transaction
  * (commit.c), except for write_site_ids().
  */
-#include "reader/state.h"
+#include "reader/python.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -102,6 +102,28 @@ int write_begin(struct reader *reader, struct target *target)
     return err;
 }
 
+/* Python's stacks are merged with the native ones first. */
+static int write_sites(struct reader *reader, const struct target *target, const struct mt_store_stacks *stacks,
+    struct mt_store_site_key *keys, size_t count, int64_t *ret_site_ids)
+{
+    uint32_t nodes[SITES_AT_A_TIME];
+    struct python_stacks merged;
+    int err;
+
+    if (!target->tables.has_python)
+        return mt_store_sites(reader->store, stacks, keys, count, ret_site_ids);
+    for (size_t i = 0; i < count; i++)
+        nodes[i] = keys[i].node;
+    err = python_merge(target, nodes, count, &merged);
+    if (err < 0)
+        return err;
+    for (size_t i = 0; i < count; i++)
+        keys[i].node = merged.nodes[i];
+    err = mt_store_sites(reader->store, &merged.stacks, keys, count, ret_site_ids);
+    python_stacks_finish(&merged);
+    return err;
+}
+
 /*
  * Database ids for the sites that have none yet, some at a time and each time in a transaction of its own: looking up functions and
  * lines takes long, and other runs want to write, too.
@@ -139,7 +161,7 @@ int write_site_ids(struct reader *reader, struct target *target)
                 .heap = mt_live_heap_name(target->live, site->heap),
                 .kind = mt_live_kind_name(site->kind)};
         }
-        err = mt_store_sites(reader->store,
+        err = write_sites(reader, target,
             &(struct mt_store_stacks){.modules = target->tables.modules,
                 .module_count = target->tables.module_count,
                 .frames = target->tables.frames,
@@ -346,6 +368,7 @@ int write_process(struct reader *reader, struct target *target, bool with_sites)
         .exe = target->exe,
         .command = target->command,
         .started_ns = target->started_ns};
+    char version[32];
     int err = 0;
 
     if (target->parent)
@@ -358,6 +381,8 @@ int write_process(struct reader *reader, struct target *target, bool with_sites)
             err = write_along(reader, target);
     }
     row.allocator = allocator_of(target);
+    python_version_text(target, version, sizeof(version));
+    row.python_version = version[0] ? version : NULL;
     if (target->samples && err == 0)
         err = mt_store_samples(reader->store, reader->run_id, target->process_id,
             target->samples->rows + target->samples->written, target->samples->count - target->samples->written);

@@ -125,6 +125,13 @@ void mt_stack_thread_finish(struct mt_stack_thread *thread);
 uint32_t mt_stack_capture(
     struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers, unsigned nesting);
 
+/* The node (parent, frame), added if new; 0: no memory (counted). For stacks that come from elsewhere than a walk. */
+uint32_t mt_stack_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);
+
+/* Told of each object in which a rule is learnt for the first time, under the lock, while code of it runs. NULL: nobody cares. */
+struct link_map;
+extern void (*mt_stack_on_object)(const struct link_map *object) MT_HIDDEN;
+
 /* After a dlclose: forgets rules and modules of objects that are no longer mapped. */
 void mt_stack_objects_changed(struct mt_stack *stack);
 

@@ -157,6 +157,19 @@ static int add_line(struct frame_work *f, const char *function, const char *file
     return 0;
 }
 
+/* A Python frame says itself what it means. */
+static int add_python_line(struct intern *n, uint32_t frame)
+{
+    const struct mt_store_python_line *line = n->stacks->python_lines ? &n->stacks->python_lines[frame] : NULL;
+    struct frame_work *to = &n->frames[frame];
+    int r = add_line(to, line ? line->function : NULL, n->stacks->modules[n->stacks->frames[frame].module].path,
+        line ? line->line : 0, false);
+
+    if (r == 0)
+        to->lines[0].runtime = false;
+    return r;
+}
+
 struct resolving {
     struct intern *intern;
     const struct module_work *module;
@@ -202,6 +215,8 @@ static int queue_frame(struct intern *n, uint32_t frame)
     uint32_t *bigger;
 
     to->resolved = true;
+    if (f->flags & MT_FRAME_PYTHON)
+        return add_python_line(n, frame);
     if (f->flags & MT_FRAME_CUT)
         return add_line(to, "[cut]", NULL, 0, true);
     if (n->stacks->modules[f->module].flags & MT_MODULE_UNKNOWN)
@@ -420,10 +435,28 @@ static int user_depth(struct mt_store *store, int64_t frame_id, int *ret_depth)
     return 0;
 }
 
+/* The innermost Python frame, where there is one. */
+static bool python_responsible(const struct intern *n, uint32_t node, int64_t *ret_frame_id)
+{
+    for (; node != 0 && n->stacks->python_lines; node = n->stacks->nodes[node].parent) {
+        uint32_t frame = n->stacks->nodes[node].frame;
+
+        if (n->stacks->frames[frame].flags & MT_FRAME_PYTHON) {
+            *ret_frame_id = n->frames[frame].frame_id;
+            return true;
+        }
+    }
+    return false;
+}
+
 int intern_responsible(struct intern *n, uint32_t node, int64_t *ret_frame_id, int *ret_depth)
 {
     int64_t innermost = 0;
 
+    if (python_responsible(n, node, ret_frame_id)) {
+        *ret_depth = 0;
+        return 0;
+    }
     for (; node != 0; node = n->stacks->nodes[node].parent) {
         int64_t frame_id = n->frames[n->stacks->nodes[node].frame].frame_id;
         int depth, r;

@@ -28,6 +28,8 @@
 #define STRING_CAPACITY (16u << 20)
 #define FRAME_CAPACITY (4u << 20)
 #define NODE_CAPACITY (256u << 20)
+#define CODE_CAPACITY (1u << 20)
+#define TEXT_CAPACITY (256u << 20)
 #define DATA_BYTES (UINT64_C(12) << 30)
 #define WINDOW_BYTES (256u << 10)
 #define SMALL_WINDOW_BYTES (64u << 10)
@@ -53,6 +55,12 @@ static uint64_t lay_out(struct mt_segment_header *h, uint64_t scale)
     h->node_offset = at;
     h->node_capacity = NODE_CAPACITY / scale;
     at += mt_round_up(h->node_capacity * sizeof(struct mt_node), MT_PAGE_BYTES);
+    h->code_offset = at;
+    h->code_capacity = CODE_CAPACITY / scale;
+    at += mt_round_up(h->code_capacity * sizeof(struct mt_code), MT_PAGE_BYTES);
+    h->text_offset = at;
+    h->text_capacity = TEXT_CAPACITY / scale;
+    at += mt_round_up(h->text_capacity, MT_PAGE_BYTES);
     h->data_offset = at;
     at += mt_round_up(DATA_BYTES / scale, MT_PAGE_BYTES);
     h->file_bytes = at;
@@ -154,6 +162,8 @@ void mt_writer_destroy(struct mt_writer *writer)
     drop_window(&writer->strings);
     drop_window(&writer->frames);
     drop_window(&writer->nodes);
+    drop_window(&writer->codes);
+    drop_window(&writer->texts);
     if (writer->header)
         mt_sys_unmap(writer->header, HEAD_BYTES);
     memset(writer, 0, sizeof *writer);
@@ -267,6 +277,39 @@ int mt_writer_add_node(struct mt_writer *writer, uint32_t parent, uint32_t frame
     slot->parent = parent;
     slot->frame = frame;
     mt_store_release(&h->node_count, id + 1);
+    *ret_id = id;
+    return 0;
+}
+
+int mt_writer_add_text(struct mt_writer *writer, const void *text, size_t bytes, uint64_t *ret_offset)
+{
+    struct mt_segment_header *h = writer->header;
+    void *p;
+
+    if (h->text_used + bytes > h->text_capacity)
+        return -ENOSPC;
+    p = through(writer, &writer->texts, SMALL_WINDOW_BYTES, h->text_offset + h->text_used, bytes);
+    if (!p)
+        return -ENOMEM;
+    memcpy(p, text, bytes);
+    *ret_offset = h->text_used;
+    mt_store_release(&h->text_used, h->text_used + bytes);
+    return 0;
+}
+
+int mt_writer_add_code(struct mt_writer *writer, const struct mt_code *code, uint32_t *ret_id)
+{
+    struct mt_segment_header *h = writer->header;
+    uint32_t id = h->code_count;
+    struct mt_code *slot;
+
+    if (id >= h->code_capacity)
+        return -ENOSPC;
+    slot = through(writer, &writer->codes, SMALL_WINDOW_BYTES, h->code_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+    if (!slot)
+        return -ENOMEM;
+    *slot = *code;
+    mt_store_release(&h->code_count, id + 1);
     *ret_id = id;
     return 0;
 }

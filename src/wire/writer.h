@@ -22,7 +22,7 @@ struct mt_window {
 struct mt_writer {
     struct mt_segment_header *header;
     uint64_t *ring_dir; /* first MT_WRITER_DIR_BYTES of the directory, mapped with the header */
-    struct mt_window modules, strings, frames, nodes;
+    struct mt_window modules, strings, frames, nodes, codes, texts;
 };
 
 /*
@@ -43,6 +43,10 @@ int mt_writer_add_module(struct mt_writer *writer, const struct mt_module *modul
     uint32_t *ret_id);
 int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, uint32_t *ret_id);
 int mt_writer_add_node(struct mt_writer *writer, uint32_t parent, uint32_t frame, uint32_t *ret_id);
+
+/* Bytes for a code's names and line table. */
+int mt_writer_add_text(struct mt_writer *writer, const void *text, size_t bytes, uint64_t *ret_offset);
+int mt_writer_add_code(struct mt_writer *writer, const struct mt_code *code, uint32_t *ret_id);
 
 /* Creates a ring owned by tid, with capacity rounded up to a power of two words; mapped, in the directory, counted. */
 int mt_writer_add_ring(

@@ -1,0 +1,59 @@
+/*
+ * Two stacks of one callsite -> one node: a child of the native stack's node that names the Python stack's (wire/segment.h). And the small cache of nodes
+ * that both kinds go through: a probe of the shared index is a miss in the processor's cache.
+ */
+#include "python/internal.h"
+
+static MT_ALWAYS_INLINE struct mt_python_path *path_of(struct mt_python_path *paths, uint32_t a, uint32_t b)
+{
+    uint64_t h = ((uint64_t)a << 32 | b) * UINT64_C(0x9e3779b97f4a7c15);
+
+    return &paths[(h >> 40) % MT_PYTHON_PATHS];
+}
+
+uint32_t mt_python_node(struct mt_stack *stack, struct mt_python_path *paths, uint32_t parent, uint32_t frame)
+{
+    struct mt_python_path *path = path_of(paths, parent, frame);
+
+    if (MT_LIKELY(path->node && path->a == parent && path->b == frame))
+        return path->node;
+    path->node = 0; /* a signal handler between two stores must not find half of each */
+    mt_compiler_fence();
+    path->a = parent;
+    path->b = frame;
+    mt_compiler_fence();
+    path->node = mt_stack_child(stack, parent, frame);
+    return path->node;
+}
+
+/* Tells the reader of the interpreter, or the run that nothing can be told of it. */
+static MT_COLD void announce(struct mt_python *python, struct mt_stack *stack)
+{
+    struct mt_segment_header *header = stack->writer->header;
+    uint32_t expected = 0;
+
+    if (!mt_cas_acquire(&python->announced, &expected, 1u))
+        return;
+    if (!mt_python_here.known) {
+        mt_writer_lost(stack->writer, MT_LOSS_PYTHON_VERSION, 1);
+        return;
+    }
+    header->python_eval_start = mt_python_here.eval_start;
+    header->python_eval_end = mt_python_here.eval_end;
+    header->python_flags |= mt_python_here.free_threaded ? MT_PYTHON_FREE_THREADED : 0;
+    mt_store_release(&header->python_version, mt_python_here.version);
+}
+
+uint32_t mt_python_pair(
+    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, uint32_t native)
+{
+    uint32_t node;
+
+    if (MT_UNLIKELY(!mt_load_relaxed(&python->announced)))
+        announce(python, stack);
+    node = mt_python_capture(python, stack, thread);
+    if (!node)
+        return native;
+    node = mt_python_node(stack, thread->pairs, native, MT_NODE_PAIR | node);
+    return node ? node : native;
+}

@@ -1,0 +1,94 @@
+/*
+ * python: Python's frames and objects, read by the traced thread itself. Nothing is imported, no interpreter lock taken, no function of Python
+ * called that could allocate or run code.
+ *
+ *   detect.c   which interpreter is here, if any
+ *   offsets.c  where in its structures things are, by version
+ *   capture.c  a thread's frames -> a node; the verified memo
+ *   lines.c    (code object, instruction) -> frame of the segment
+ *   code.c     code object -> entry of the segment's table of codes
+ *   pair.c     native node and Python node -> one node
+ *   objects.c  the object allocators, wrapped in place
+ *
+ * A frame is its code and the index of its instruction; which line that is, the reader works out. Frames that were called from C are marked
+ * (MT_FRAME_ENTRY): there the native and the Python stack interleave.
+ *
+ * What is believed. A thread reads its own thread state only, whose frames change by that thread's own doing; it is found through Python's thread-specific
+ * storage. Before the first stacks are believed, every pointer on the way is asked of the kernel; a code object must have the type of
+ * code objects. An interpreter whose structures do not look as its version says is left alone (loss `python-version`).
+ *
+ * Thread rules: as stack/: lock-free where everything is known, mt_stack.lock with signals blocked where not. What a process learnt is wiped at fork
+ * by the caller (struct mt_python is zero again); where the interpreter is, is not.
+ */
+#ifndef MT_PYTHON_PYTHON_H
+#define MT_PYTHON_PYTHON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/base.h"
+#include "stack/stack.h"
+
+enum mt_python_mode { /* MEMTRACE_PYTHON */
+    MT_PYTHON_MODE_OBJECTS = 0, /* also `auto` */
+    MT_PYTHON_MODE_FRAMES,
+    MT_PYTHON_MODE_OFF,
+};
+
+struct mt_python_lines; /* lines.c */
+struct mt_python_codes; /* code.c */
+
+/* One per process; zero at start and wiped at fork. */
+struct mt_python {
+    struct mt_python_lines *lines;  /* published with release, read with acquire */
+    struct mt_python_lines *frames; /* under the stack's lock */
+    struct mt_python_codes *codes;  /* under the stack's lock */
+    uint32_t announced;             /* the segment's header knows of the interpreter */
+    uint32_t probed;                /* frames whose every pointer was asked of the kernel */
+    uint32_t distrusted;            /* frames that did not look like frames */
+};
+
+/* A frame of a kept stack (capture.c). */
+struct mt_python_state {
+    const char *frame;
+    const void *code, *instruction, *previous;
+    uint64_t proof;   /* that the code object is the one it was (internal.h) */
+    uint32_t line;    /* frame of the segment */
+    uint32_t node;    /* of this frame, with all outside of it */
+    bool is_code;     /* else a frame of the interpreter's own, which has no proof either */
+    bool is_complete; /* else a function that has not begun: not part of the stack */
+};
+
+struct mt_python_path { /* parent and frame -> node, or native and Python node -> pair */
+    uint32_t a, b, node;
+};
+#define MT_PYTHON_PATHS 4096u
+
+/* One per thread; zero at start, then made by the thread's first capture. */
+struct mt_python_thread {
+    struct mt_python_state *states; /* outermost first */
+    struct mt_python_state *fresh;  /* innermost first, same capacity */
+    struct mt_python_path *nodes, *pairs;
+    size_t count, capacity;
+};
+
+/* Finds a symbol of a loaded object: its address, NULL if there is none, and its size. */
+typedef void *mt_python_find(const void *context, const char *name, size_t *ret_size);
+
+/* Looks for an interpreter. Once one is found nothing more is looked for. Not from inside a capture of the same thread. */
+void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_mode mode);
+
+bool mt_python_is_known(void);
+
+/* Set when there is an interpreter whose frames can be read, or of which the run must be told that they cannot. */
+extern uint32_t mt_python_present MT_HIDDEN;
+
+/* `native` paired with the calling thread's Python stack; `native` itself where there is none. */
+uint32_t mt_python_pair(
+    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, uint32_t native);
+
+/* The thread is gone: its memory stays for the next one. */
+void mt_python_thread_forget(struct mt_python_thread *thread);
+
+#endif
