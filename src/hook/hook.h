@@ -60,6 +60,7 @@ struct mt_state {
     struct mt_thread *threads; /* under lock, as is scan: where the search for a dead one's ring goes on */
     struct mt_thread *scan;
     uint32_t heaps;            /* custom heaps created */
+    uint32_t python_heap;      /* the reader knows the heap `python` */
     uint32_t commit_sequence;
 };
 
@@ -87,6 +88,7 @@ struct mt_tls {
     uint32_t epoch;
     uint32_t depth;      /* nested emissions (signal handlers) */
     uintptr_t guard_sp;  /* frame of the outermost emission: tells an abandoned one (longjmp) from a live one */
+    uint32_t serving;    /* wrapped calls of Python's allocators under way: what they ask of malloc is their backing */
     uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
     struct mt_thread *thread;
 };
@@ -134,6 +136,9 @@ bool mt_thread_make_room(struct mt_thread *thread, uint64_t words);
 
 /* Once, from the constructor: looks for an interpreter, as MEMTRACE_PYTHON says. */
 void mt_python_start(void);
+
+/* ---- objects.c ---- */
+extern const struct mt_python_allocator mt_object_allocator MT_HIDDEN;
 
 /* ---- arena.c ---- */
 

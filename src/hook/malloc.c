@@ -18,7 +18,7 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
     uint64_t stamp;
     uint32_t node;
 
-    if (!mt_scope_open(&scope))
+    if (MT_UNLIKELY(mt_tls.serving) || !mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
         node = mt_capture(&scope, caller);
@@ -37,7 +37,7 @@ void mt_record_free(const void *p)
     struct mt_scope scope;
     uint64_t stamp;
 
-    if (!mt_scope_open(&scope))
+    if (MT_UNLIKELY(mt_tls.serving) || !mt_scope_open(&scope))
         return;
     if (MT_LIKELY(mt_stamp(&scope, 2, &stamp)))
         mt_put2(scope.thread, stamp, MT_RECORD_FREE, (uintptr_t)p);
@@ -46,7 +46,8 @@ void mt_record_free(const void *p)
 
 void mt_record_realloc_begin(const void *old)
 {
-    mt_emit_plain(MT_RECORD_REALLOC_BEGIN, 2, (uintptr_t)old, 0);
+    if (MT_LIKELY(!mt_tls.serving))
+        mt_emit_plain(MT_RECORD_REALLOC_BEGIN, 2, (uintptr_t)old, 0);
 }
 
 void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const struct mt_registers *caller)
@@ -55,7 +56,7 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
     uint64_t stamp;
     uint32_t node = 0;
 
-    if (!mt_scope_open(&scope))
+    if (MT_UNLIKELY(mt_tls.serving) || !mt_scope_open(&scope))
         return;
     if (p)
         node = mt_capture(&scope, caller);

@@ -31,7 +31,13 @@ static void look(const struct link_map *object)
     if (mt_load_acquire(&mt_python_present))
         return;
     mt_python_detect(mt_real_find_sized, object, mode);
-    if (mt_load_acquire(&mt_python_present) && !mt_python_is_known())
+    if (!mt_load_acquire(&mt_python_present))
+        return;
+    if (mt_python_is_known() && mode == MT_PYTHON_MODE_OBJECTS && !mt_python_wrap(&mt_object_allocator)) {
+        mt_writer_lost(&mt_state.writer, MT_LOSS_PYTHON_OBJECTS, 1);
+        mt_log("Python runs already: its objects are not recorded, only its frames", NULL, 0);
+    }
+    if (!mt_python_is_known())
         mt_log("Python of a version that is not known: native stacks only", NULL, 0);
 }
 

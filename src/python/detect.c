@@ -24,6 +24,10 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
     version = find(context, "Py_Version", &size); /* 3.11 on */
     if (version)
         here.version = (uint32_t)*(const unsigned long *)version;
+    p = find(context, "PyMem_GetAllocator", &size);
+    *(void **)&here.get_allocator = p;
+    p = find(context, "PyMem_SetAllocator", &size);
+    *(void **)&here.set_allocator = p;
     p = find(context, "_PyEval_EvalFrameDefault", &size);
     if (p) {
         here.eval_start = (uintptr_t)p;

@@ -28,6 +28,9 @@ struct mt_python_interpreter {
     const char *runtime;
     void *(*this_thread)(void);
     const void *code_type;
+    void (*get_allocator)(int domain, struct mt_python_allocator *ret);
+    void (*set_allocator)(int domain, struct mt_python_allocator *allocator);
+    const struct mt_python_allocator *wrapper;
     uintptr_t eval_start, eval_end;
     uint32_t version; /* PY_VERSION_HEX; 0: older than 3.11 */
     bool known;       /* offsets are good */

@@ -44,6 +44,13 @@ static MT_COLD void announce(struct mt_python *python, struct mt_stack *stack)
     mt_store_release(&header->python_version, mt_python_here.version);
 }
 
+/* Once the interpreter runs, its allocators stay what they are. */
+static MT_COLD void settle(struct mt_python *python)
+{
+    if (mt_python_wrap_again())
+        mt_store_relaxed(&python->settled, 1u);
+}
+
 uint32_t mt_python_pair(
     struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, uint32_t native)
 {
@@ -51,6 +58,8 @@ uint32_t mt_python_pair(
 
     if (MT_UNLIKELY(!mt_load_relaxed(&python->announced)))
         announce(python, stack);
+    if (MT_UNLIKELY(!mt_load_relaxed(&python->settled)))
+        settle(python);
     node = mt_python_capture(python, stack, thread);
     if (!node)
         return native;

@@ -8,7 +8,7 @@
  *   lines.c    (code object, instruction) -> frame of the segment
  *   code.c     code object -> entry of the segment's table of codes
  *   pair.c     native node and Python node -> one node
- *   objects.c  the object allocators, wrapped in place
+ *   objects.c  the object allocators, wrapped in place; what they hand out is recorded by hook/
  *
  * A frame is its code and the index of its instruction; which line that is, the reader works out. Frames that were called from C are marked
  * (MT_FRAME_ENTRY): there the native and the Python stack interleave.
@@ -45,6 +45,7 @@ struct mt_python {
     struct mt_python_lines *frames; /* under the stack's lock */
     struct mt_python_codes *codes;  /* under the stack's lock */
     uint32_t announced;             /* the segment's header knows of the interpreter */
+    uint32_t settled;               /* nothing more to be done about the object allocators */
     uint32_t probed;                /* frames whose every pointer was asked of the kernel */
     uint32_t distrusted;            /* frames that did not look like frames */
 };
@@ -83,6 +84,30 @@ bool mt_python_is_known(void);
 
 /* Set when there is an interpreter whose frames can be read, or of which the run must be told that they cannot. */
 extern uint32_t mt_python_present MT_HIDDEN;
+
+/* PyMemAllocatorEx of every version. */
+struct mt_python_allocator {
+    void *ctx;
+    void *(*malloc)(void *ctx, size_t size);
+    void *(*calloc)(void *ctx, size_t count, size_t size);
+    void *(*realloc)(void *ctx, void *p, size_t size);
+    void (*free)(void *ctx, void *p);
+};
+
+enum { MT_PYTHON_DOMAIN_MEM = 1, MT_PYTHON_DOMAIN_OBJ = 2 };
+
+/* What a wrapping allocator has as its ctx. */
+struct mt_python_slot {
+    struct mt_python_allocator inner;
+};
+
+/*
+ * Has `wrapper`'s functions serve the domains MEM and OBJ, where the mode says so and the interpreter does not run yet. True: done.
+ * mt_python_wrap_again() is part of each capture until the interpreter runs.
+ */
+bool mt_python_wrap(const struct mt_python_allocator *wrapper);
+bool mt_python_wrap_again(void); /* true: no more need to */
+bool mt_python_is_wrapped(void);
 
 /* `native` paired with the calling thread's Python stack; `native` itself where there is none. */
 uint32_t mt_python_pair(

@@ -81,6 +81,8 @@ enum mt_record_type {
 #define MT_RECORD_STAMP_SHIFT 8
 #define MT_RECORD_TYPE_MASK UINT64_C(0xff)
 
+#define MT_HEAP_PYTHON UINT32_MAX /* id of the heap `python`: what Python's object allocators hand out */
+
 enum mt_exit_kind {
     MT_EXIT_EXIT = 0, /* exit(), or main returned */
     MT_EXIT_QUICK = 1, /* _exit, _Exit, quick_exit */
