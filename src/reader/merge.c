@@ -9,6 +9,8 @@
  * elsewhere, by its caller: a return address that has the loop inside of it once always has.
  *
  * A Python frame is known by (file, qualified name, line): that is its identity in the database, too.
+ *
+ * Many callsites of a target are one in the end: what is merged has tables of its own, which grow with a run as the segment's do.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +19,13 @@
 #include "base/hash.h"
 #include "reader/python.h"
 
-enum { DEPTH_MAX = 1 << 20 };
+enum { DEPTH_MAX = 1 << 20, SITES_AT_A_TIME = 1024 };
+
+enum { /* of a frame of the segment */
+    FRAME_INTERPRETER = 1,
+    FRAME_LOOP = 2,       /* in the interpreter's loop */
+    FRAME_CALLS_LOOP = 4, /* a return address that has the loop inside of it */
+};
 
 struct map { /* a number -> index + 1 */
     struct slot {
@@ -27,18 +35,33 @@ struct map { /* a number -> index + 1 */
     size_t mask, count;
 };
 
-struct merging {
+struct path { /* frames, innermost first */
+    uint32_t *frames;
+    size_t count, capacity;
+};
+
+struct site {
+    uint32_t node;
+    uint16_t heap, kind;
+    int64_t id; /* 0: not in the database yet */
+};
+
+struct merger {
     const struct target *target;
     bool keep_internals;
-    struct map frames, nodes, files;
-    uint32_t *native, *python, *merged; /* frames of the stack at hand, innermost first: of the segment, of it, ours */
-    size_t native_count, python_count, merged_count, capacity;
+    unsigned char *frame_kinds; /* by frame of the segment */
+    uint32_t *frame_of;         /* its merged frame + 1; 0: not yet */
+    size_t frames_seen, kinds_capacity, frame_of_capacity, nodes_seen;
+    struct path native, python, merged; /* of the stack at hand; the last one of merged frames */
+    struct map frames, nodes, files, sites;
     struct mt_store_module *modules;
+    size_t native_modules; /* in front; the rest are Python's files */
     struct mt_store_frame *out_frames;
     struct mt_store_python_line *lines;
     struct mt_store_node *out_nodes;
+    struct site *known;
     size_t module_count, module_capacity, frame_count, frame_capacity, line_capacity, node_count, node_capacity;
-    unsigned char *calls_loop; /* by frame of the segment */
+    size_t known_count, known_capacity;
 };
 
 /* ---- small tables ------------------------------------------------------------------------------------------------- */
@@ -96,7 +119,7 @@ static void fill(struct map *map, struct slot *slot, uint64_t key, size_t index)
 
 /* ---- frames ------------------------------------------------------------------------------------------------------- */
 
-static int add_frame(struct merging *m, const struct mt_store_frame *frame, const struct mt_store_python_line *line)
+static int add_frame(struct merger *m, const struct mt_store_frame *frame, const struct mt_store_python_line *line)
 {
     if (!reserve((void **)&m->out_frames, &m->frame_capacity, m->frame_count + 1, sizeof(*m->out_frames)) ||
         !reserve((void **)&m->lines, &m->line_capacity, m->frame_count + 1, sizeof(*m->lines)))
@@ -106,24 +129,8 @@ static int add_frame(struct merging *m, const struct mt_store_frame *frame, cons
     return (int)m->frame_count++;
 }
 
-static int native_frame(struct merging *m, uint32_t frame)
-{
-    uint64_t key = (uint64_t)frame << 1;
-    struct slot *slot = map_slot(&m->frames, key);
-    int at;
-
-    if (!slot)
-        return -ENOMEM;
-    if (slot->value)
-        return (int)slot->value - 1;
-    at = add_frame(m, &m->target->tables.frames[frame], NULL);
-    if (at >= 0)
-        fill(&m->frames, slot, key, (size_t)at);
-    return at;
-}
-
-/* A file is a module to the database. */
-static int file_of(struct merging *m, const char *name)
+/* A file is a module to the database. Frames name it by its place behind the native modules. */
+static int file_of(struct merger *m, const char *name)
 {
     uint64_t key = mt_hash_bytes(name, strlen(name));
     struct slot *slot = map_slot(&m->files, key);
@@ -139,12 +146,12 @@ static int file_of(struct merging *m, const char *name)
     return (int)m->module_count++;
 }
 
-static int python_frame(struct merging *m, uint32_t frame)
+static int python_frame(struct merger *m, const struct mt_store_frame *f)
 {
     static char unknown_file[] = "[unknown]", unknown_name[] = "[python]";
     static const struct code unknown = {.filename = unknown_file, .qualname = unknown_name};
-    const struct mt_store_frame *f = &m->target->tables.frames[frame];
-    const struct code *code = f->module < m->target->tables.code_count ? &m->target->tables.codes[f->module] : &unknown;
+    const struct tables *t = &m->target->tables;
+    const struct code *code = f->module < t->code_count ? &t->codes[f->module] : &unknown;
     int64_t line = 0;
     uint64_t hash, key;
     struct slot *slot;
@@ -155,7 +162,7 @@ static int python_frame(struct merging *m, uint32_t frame)
     if (line <= 0)
         line = code->first_line;
     hash = mt_hash_combine(mt_hash_bytes(code->qualname, strlen(code->qualname)), (uint64_t)line);
-    key = mt_hash_combine(hash, mt_hash_bytes(code->filename, strlen(code->filename))) | 1;
+    key = mt_hash_combine(hash, mt_hash_bytes(code->filename, strlen(code->filename)));
     slot = map_slot(&m->frames, key);
     if (!slot)
         return -ENOMEM;
@@ -172,143 +179,180 @@ static int python_frame(struct merging *m, uint32_t frame)
     return at;
 }
 
-/* ---- the loop ----------------------------------------------------------------------------------------------------- */
-
-static bool in_interpreter(const struct merging *m, uint32_t frame)
+static int merged_frame(struct merger *m, uint32_t frame)
 {
     const struct mt_store_frame *f = &m->target->tables.frames[frame];
+    int at;
 
-    return m->target->tables.modules[f->module].flags & READER_MODULE_PYTHON;
+    if (m->frame_of[frame])
+        return (int)m->frame_of[frame] - 1;
+    at = f->flags & MT_FRAME_PYTHON ? python_frame(m, f) : add_frame(m, f, NULL);
+    if (at >= 0)
+        m->frame_of[frame] = (uint32_t)at + 1;
+    return at;
 }
 
-static bool in_loop(const struct merging *m, uint32_t frame)
-{
-    const struct tables *t = &m->target->tables;
-    uint64_t offset = t->frames[frame].offset;
+/* ---- the segment's tables, as they grow ---------------------------------------------------------------------------- */
 
-    return in_interpreter(m, frame) && offset >= t->python_loop_start && offset < t->python_loop_end;
+static unsigned char kind_of(const struct tables *t, const struct mt_store_frame *f)
+{
+    if (f->flags & MT_FRAME_PYTHON || !(t->modules[f->module].flags & READER_MODULE_PYTHON))
+        return 0;
+    if (f->offset >= t->python_loop_start && f->offset < t->python_loop_end)
+        return FRAME_INTERPRETER | FRAME_LOOP;
+    return FRAME_INTERPRETER;
 }
 
-/* Return addresses that have the loop inside of them. */
-static int find_callers(struct merging *m)
+/* The native modules stand in front of Python's files: where there are more of them, the files move back. */
+static int take_modules(struct merger *m)
 {
     const struct tables *t = &m->target->tables;
+    size_t more = t->module_count - m->native_modules;
 
-    m->calls_loop = calloc(t->frame_count + 1, 1);
-    if (!m->calls_loop)
+    if (!more)
+        return 0;
+    if (!reserve((void **)&m->modules, &m->module_capacity, m->module_count + more, sizeof(*m->modules)))
         return -ENOMEM;
-    for (size_t i = 1; i < t->node_count; i++) {
-        uint32_t frame = t->nodes[i].frame, parent = t->nodes[i].parent;
-
-        if (parent == 0 || frame >= t->frame_count || t->frames[frame].flags & MT_FRAME_PYTHON || !in_loop(m, frame))
-            continue;
-        frame = t->nodes[parent].frame;
-        if (frame < t->frame_count && !(t->frames[frame].flags & MT_FRAME_PYTHON))
-            m->calls_loop[frame] = 1;
-    }
+    memmove(m->modules + t->module_count, m->modules + m->native_modules,
+        (m->module_count - m->native_modules) * sizeof(*m->modules));
+    memcpy(m->modules + m->native_modules, t->modules + m->native_modules, more * sizeof(*m->modules));
+    for (size_t i = m->native_modules; i < t->module_count; i++)
+        m->modules[i].flags &= ~READER_MODULE_PYTHON;
+    for (size_t i = 0; i < m->frame_count; i++)
+        if (m->out_frames[i].flags & MT_FRAME_PYTHON)
+            m->out_frames[i].module += (uint32_t)more;
+    for (size_t i = 0; m->files.slots && i <= m->files.mask; i++)
+        if (m->files.slots[i].value)
+            m->files.slots[i].value += (uint32_t)more;
+    m->module_count += more;
+    m->native_modules += more;
     return 0;
 }
 
-static bool is_pass(const struct merging *m, size_t at)
+static int take_frames(struct merger *m)
 {
-    if (in_loop(m, m->native[at]))
-        return true;
-    return in_interpreter(m, m->native[at]) && at + 1 < m->native_count && m->calls_loop[m->native[at + 1]];
+    const struct tables *t = &m->target->tables;
+
+    if (!reserve((void **)&m->frame_kinds, &m->kinds_capacity, t->frame_count, sizeof(*m->frame_kinds)) ||
+        !reserve((void **)&m->frame_of, &m->frame_of_capacity, t->frame_count, sizeof(*m->frame_of)))
+        return -ENOMEM;
+    for (; m->frames_seen < t->frame_count; m->frames_seen++) {
+        m->frame_kinds[m->frames_seen] = kind_of(t, &t->frames[m->frames_seen]);
+        m->frame_of[m->frames_seen] = 0;
+    }
+    for (; m->nodes_seen < t->node_count; m->nodes_seen++) {
+        uint32_t frame = t->nodes[m->nodes_seen].frame, parent = t->nodes[m->nodes_seen].parent;
+
+        if (parent == 0 || frame >= t->frame_count || !(m->frame_kinds[frame] & FRAME_LOOP))
+            continue;
+        frame = t->nodes[parent].frame;
+        if (frame < t->frame_count)
+            m->frame_kinds[frame] |= FRAME_CALLS_LOOP;
+    }
+    return 0;
 }
 
 /* ---- one stack ---------------------------------------------------------------------------------------------------- */
 
-static int collect(struct merging *m, uint32_t node, bool python, uint32_t **frames, size_t *ret_count)
+static bool is_pass(const struct merger *m, size_t at)
+{
+    unsigned char kind = m->frame_kinds[m->native.frames[at]];
+
+    if (kind & FRAME_LOOP)
+        return true;
+    return kind & FRAME_INTERPRETER && at + 1 < m->native.count &&
+        m->frame_kinds[m->native.frames[at + 1]] & FRAME_CALLS_LOOP;
+}
+
+static bool is_entry(const struct merger *m, size_t at)
+{
+    return m->target->tables.frames[m->python.frames[at]].flags & MT_FRAME_ENTRY;
+}
+
+static int push(struct path *path, uint32_t frame)
+{
+    if (!reserve((void **)&path->frames, &path->capacity, path->count + 1, sizeof(*path->frames)))
+        return -ENOMEM;
+    path->frames[path->count++] = frame;
+    return 0;
+}
+
+static int collect(struct merger *m, uint32_t node, bool python, struct path *ret)
 {
     const struct tables *t = &m->target->tables;
 
-    *ret_count = 0;
+    ret->count = 0;
     for (size_t depth = 0; node != 0 && node < t->node_count && depth < DEPTH_MAX; node = t->nodes[node].parent, depth++) {
         uint32_t frame = t->nodes[node].frame;
 
-        if (frame >= t->frame_count || !(t->frames[frame].flags & MT_FRAME_PYTHON) == python)
-            continue; /* what does not belong here comes from a target that lies */
-        if (*ret_count == m->capacity) {
-            size_t capacity = m->capacity ? m->capacity * 2 : 512;
-            uint32_t **lists[] = {&m->native, &m->python};
-
-            for (size_t i = 0; i < MT_ARRAY_LEN(lists); i++) {
-                uint32_t *bigger = reallocarray(*lists[i], capacity, sizeof(*bigger));
-
-                if (!bigger)
-                    return -ENOMEM;
-                *lists[i] = bigger;
-            }
-            m->capacity = capacity;
-        }
-        (*frames)[(*ret_count)++] = frame;
+        /* What does not belong here comes from a target that lies. */
+        if (frame < t->frame_count && (t->frames[frame].flags & MT_FRAME_PYTHON) == (python ? MT_FRAME_PYTHON : 0) &&
+            push(ret, frame) < 0)
+            return -ENOMEM;
     }
     return 0;
 }
 
-static int emit(struct merging *m, int frame)
+static int emit(struct merger *m, uint32_t frame)
 {
-    if (frame < 0)
-        return frame;
-    m->merged[m->merged_count++] = (uint32_t)frame;
-    return 0;
+    int merged = merged_frame(m, frame);
+
+    return merged < 0 ? merged : push(&m->merged, (uint32_t)merged);
 }
 
 /* The next run of Python frames, from `at` outwards. Returns where the one after it begins. */
-static size_t emit_run(struct merging *m, size_t at, int *ret_error)
+static size_t emit_run(struct merger *m, size_t at, int *ret_error)
 {
-    while (at < m->python_count && *ret_error == 0) {
-        bool entry = m->target->tables.frames[m->python[at]].flags & MT_FRAME_ENTRY;
+    while (at < m->python.count && *ret_error == 0) {
+        bool entry = is_entry(m, at);
 
-        *ret_error = emit(m, python_frame(m, m->python[at++]));
+        *ret_error = emit(m, m->python.frames[at++]);
         if (entry)
             break;
     }
     return at;
 }
 
-static int interleave(struct merging *m)
+static int interleave(struct merger *m)
 {
     size_t passes = 0, runs = 0, at = 0, skip;
     bool inner = true;
     int r = 0;
 
-    for (size_t i = 0; i < m->native_count; i++)
+    for (size_t i = 0; i < m->native.count; i++)
         passes += is_pass(m, i);
-    for (size_t i = 0; i < m->python_count; i++)
-        runs += i + 1 == m->python_count || m->target->tables.frames[m->python[i]].flags & MT_FRAME_ENTRY;
+    for (size_t i = 0; i < m->python.count; i++)
+        runs += i + 1 == m->python.count || is_entry(m, i);
     skip = passes > runs ? passes - runs : 0;
-    for (size_t i = 0; i < m->native_count && r == 0; i++) {
-        if (is_pass(m, i)) {
-            if (skip > 0) {
-                skip--;
-            } else {
-                for (; inner && runs > passes && r == 0; runs--)
-                    at = emit_run(m, at, &r);
+    for (size_t i = 0; i < m->native.count && r == 0; i++) {
+        if (is_pass(m, i) && skip > 0) {
+            skip--;
+        } else if (is_pass(m, i)) {
+            for (; inner && runs > passes && r == 0; runs--)
                 at = emit_run(m, at, &r);
-                inner = false;
-            }
+            at = emit_run(m, at, &r);
+            inner = false;
         }
-        if (r == 0 && (m->keep_internals || !m->python_count || !in_interpreter(m, m->native[i])))
-            r = emit(m, native_frame(m, m->native[i]));
+        if (r == 0 && (m->keep_internals || !m->python.count || !(m->frame_kinds[m->native.frames[i]] & FRAME_INTERPRETER)))
+            r = emit(m, m->native.frames[i]);
     }
-    while (at < m->python_count && r == 0)
+    while (at < m->python.count && r == 0)
         at = emit_run(m, at, &r);
     return r;
 }
 
-static int add_stack(struct merging *m, uint32_t *ret_node)
+static int add_stack(struct merger *m, uint32_t *ret_node)
 {
     uint32_t node = 0;
 
-    for (size_t i = m->merged_count; i-- > 0;) {
-        uint64_t key = (uint64_t)node << 32 | m->merged[i];
+    for (size_t i = m->merged.count; i-- > 0;) {
+        uint64_t key = (uint64_t)node << 32 | m->merged.frames[i];
         struct slot *slot = map_slot(&m->nodes, key);
 
         if (!slot || !reserve((void **)&m->out_nodes, &m->node_capacity, m->node_count + 1, sizeof(*m->out_nodes)))
             return -ENOMEM;
         if (!slot->value) {
-            m->out_nodes[m->node_count] = (struct mt_store_node){.parent = node, .frame = m->merged[i]};
+            m->out_nodes[m->node_count] = (struct mt_store_node){.parent = node, .frame = m->merged.frames[i]};
             fill(&m->nodes, slot, key, m->node_count++);
         }
         node = slot->value - 1;
@@ -317,7 +361,7 @@ static int add_stack(struct merging *m, uint32_t *ret_node)
     return 0;
 }
 
-static int merge_one(struct merging *m, uint32_t node, uint32_t *ret_node)
+int python_merge(struct merger *m, uint32_t node, uint32_t *ret_node)
 {
     const struct tables *t = &m->target->tables;
     uint32_t python = 0;
@@ -327,79 +371,149 @@ static int merge_one(struct merging *m, uint32_t node, uint32_t *ret_node)
         python = t->nodes[node].frame & ~MT_NODE_PAIR;
         node = t->nodes[node].parent;
     }
-    r = collect(m, node, false, &m->native, &m->native_count);
+    r = collect(m, node, false, &m->native);
     if (r == 0)
-        r = collect(m, python, true, &m->python, &m->python_count);
-    if (r < 0)
-        return r;
-    free(m->merged);
-    m->merged_count = 0;
-    m->merged = calloc(m->native_count + m->python_count + 1, sizeof(*m->merged));
-    if (!m->merged)
-        return -ENOMEM;
-    r = interleave(m);
+        r = collect(m, python, true, &m->python);
+    m->merged.count = 0;
+    if (r == 0)
+        r = interleave(m);
     return r < 0 ? r : add_stack(m, ret_node);
 }
 
 /* ---- all of them -------------------------------------------------------------------------------------------------- */
 
-static void finish(struct merging *m)
+int python_merger_update(struct target *target, struct merger **ret)
 {
+    const char *internals = getenv(MT_ENV_INTERNALS);
+    struct merger *m = target->merger;
+    int r;
+
+    if (!m) {
+        m = target->merger = calloc(1, sizeof(*m));
+        if (!m)
+            return -ENOMEM;
+        m->target = target;
+        m->keep_internals = internals && *internals && strcmp(internals, "0") != 0;
+    }
+    if (!m->node_count) {
+        if (!reserve((void **)&m->out_nodes, &m->node_capacity, 1, sizeof(*m->out_nodes)))
+            return -ENOMEM;
+        m->out_nodes[m->node_count++] = (struct mt_store_node){0};
+    }
+    r = take_modules(m);
+    if (r == 0)
+        r = take_frames(m);
+    if (r == 0)
+        *ret = m;
+    return r;
+}
+
+struct mt_store_stacks python_stacks(const struct merger *m)
+{
+    return (struct mt_store_stacks){.modules = m->modules,
+        .module_count = m->module_count,
+        .frames = m->out_frames,
+        .frame_count = m->frame_count,
+        .nodes = m->out_nodes,
+        .node_count = m->node_count,
+        .python_lines = m->lines};
+}
+
+void python_merger_free(struct merger *m)
+{
+    if (!m)
+        return;
     free(m->frames.slots);
     free(m->nodes.slots);
     free(m->files.slots);
-    free(m->native);
-    free(m->python);
-    free(m->merged);
-    free(m->calls_loop);
+    free(m->sites.slots);
+    free(m->native.frames);
+    free(m->python.frames);
+    free(m->merged.frames);
+    free(m->frame_kinds);
+    free(m->frame_of);
+    free(m->modules);
+    free(m->out_frames);
+    free(m->lines);
+    free(m->out_nodes);
+    free(m->known);
+    free(m);
 }
 
-int python_merge(const struct target *target, const uint32_t *nodes, size_t count, struct python_stacks *ret)
-{
-    const struct tables *t = &target->tables;
-    const char *internals = getenv(MT_ENV_INTERNALS);
-    struct merging m = {.target = target, .keep_internals = internals && *internals && strcmp(internals, "0") != 0};
-    uint32_t *out = calloc(count + 1, sizeof(*out));
-    int r = out ? find_callers(&m) : -ENOMEM;
+/* ---- sites -------------------------------------------------------------------------------------------------------- */
 
-    if (r == 0 && (!reserve((void **)&m.modules, &m.module_capacity, t->module_count + 1, sizeof(*m.modules)) ||
-                      !reserve((void **)&m.out_nodes, &m.node_capacity, 1, sizeof(*m.out_nodes))))
-        r = -ENOMEM;
-    if (r == 0) {
-        if (t->module_count)
-            memcpy(m.modules, t->modules, t->module_count * sizeof(*m.modules));
-        m.module_count = t->module_count;
-        for (size_t i = 0; i < m.module_count; i++)
-            m.modules[i].flags &= ~READER_MODULE_PYTHON;
-        m.out_nodes[m.node_count++] = (struct mt_store_node){0};
+/* Ids of the sites from m->known[first] on. */
+static int ask_store(struct reader *reader, struct merger *m, size_t first)
+{
+    struct mt_store_site_key keys[SITES_AT_A_TIME];
+    int64_t ids[SITES_AT_A_TIME];
+    int r = 0;
+
+    while (first < m->known_count && r == 0) {
+        size_t count = m->known_count - first < SITES_AT_A_TIME ? m->known_count - first : SITES_AT_A_TIME;
+        struct mt_store_stacks stacks = python_stacks(m);
+
+        for (size_t i = 0; i < count; i++)
+            keys[i] = (struct mt_store_site_key){.node = m->known[first + i].node,
+                .heap = mt_live_heap_name(m->target->live, m->known[first + i].heap),
+                .kind = mt_live_kind_name(m->known[first + i].kind)};
+        r = mt_store_sites(reader->store, &stacks, keys, count, ids);
+        for (size_t i = 0; i < count && r == 0; i++)
+            m->known[first + i].id = ids[i];
+        first += count;
     }
-    for (size_t i = 0; i < count && r == 0; i++)
-        r = merge_one(&m, nodes[i], &out[i]);
-    finish(&m);
+    return r;
+}
+
+/* The place of a site's row among the known ones, which may be new. */
+static int known_site(struct merger *m, const struct mt_live_site *site)
+{
+    uint32_t node = 0;
+    struct slot *slot;
+    uint64_t key;
+    int r = python_merge(m, site->node, &node);
+
+    if (r < 0)
+        return r;
+    key = (uint64_t)node << 32 | (uint64_t)site->heap << 16 | site->kind;
+    slot = map_slot(&m->sites, key);
+    if (!slot || !reserve((void **)&m->known, &m->known_capacity, m->known_count + 1, sizeof(*m->known)))
+        return -ENOMEM;
+    if (!slot->value) {
+        m->known[m->known_count] = (struct site){.node = node, .heap = site->heap, .kind = site->kind};
+        fill(&m->sites, slot, key, m->known_count++);
+    }
+    return (int)slot->value - 1;
+}
+
+int python_site_ids(struct reader *reader, struct target *target, size_t first, size_t count)
+{
+    struct merger *m;
+    int *places = calloc(count - first + 1, sizeof(*places));
+    size_t before;
+    int r = places ? python_merger_update(target, &m) : -ENOMEM;
+
     if (r < 0) {
-        free(m.modules);
-        free(m.out_frames);
-        free(m.lines);
-        free(m.out_nodes);
-        free(out);
+        free(places);
         return r;
     }
-    *ret = (struct python_stacks){.stacks = {.modules = m.modules,
-                                      .module_count = m.module_count,
-                                      .frames = m.out_frames,
-                                      .frame_count = m.frame_count,
-                                      .nodes = m.out_nodes,
-                                      .node_count = m.node_count,
-                                      .python_lines = m.lines},
-        .nodes = out};
-    return 0;
-}
-
-void python_stacks_finish(struct python_stacks *s)
-{
-    free((void *)s->stacks.modules);
-    free((void *)s->stacks.frames);
-    free((void *)s->stacks.nodes);
-    free((void *)s->stacks.python_lines);
-    free(s->nodes);
+    if (first == 0) { /* the first time, or another database */
+        free(m->sites.slots);
+        m->sites = (struct map){0};
+        m->known_count = 0;
+    }
+    before = m->known_count;
+    for (size_t i = first; i < count && r == 0; i++) {
+        places[i - first] = known_site(m, mt_live_site(target->live, i));
+        r = places[i - first] < 0 ? places[i - first] : 0;
+    }
+    if (r == 0)
+        r = ask_store(reader, m, before);
+    if (r == 0)
+        for (size_t i = first; i < count; i++)
+            target->site_ids[i] = m->known[places[i - first]].id;
+    else
+        m->known_count = 0, free(m->sites.slots), m->sites = (struct map){0};
+    free(places);
+    return r;
 }

@@ -17,15 +17,17 @@ int python_codes_update(struct target *target);
 void python_codes_finish(struct tables *tables);
 
 /*
- * The stacks of some nodes, merged: Python's frames where the interpreter's loop is on the native stack, innermost first, the interpreter's
- * own functions left out (MEMTRACE_INTERNALS=1 keeps them). Consists of tables of its own, with just what these stacks need.
+ * The stacks of a target, merged: Python's frames where the interpreter's loop is on the native stack, innermost first, the interpreter's
+ * own functions left out (MEMTRACE_INTERNALS=1 keeps them).
  */
-struct python_stacks {
-    struct mt_store_stacks stacks;
-    uint32_t *nodes; /* of each stack asked for */
-};
-int python_merge(const struct target *target, const uint32_t *nodes, size_t count, struct python_stacks *ret);
-void python_stacks_finish(struct python_stacks *stacks);
+struct merger;
+int python_merger_update(struct target *target, struct merger **ret); /* after tables_update() */
+int python_merge(struct merger *merger, uint32_t node, uint32_t *ret_node);
+struct mt_store_stacks python_stacks(const struct merger *merger); /* what ret_node is a node of */
+void python_merger_free(struct merger *merger); /* accepts NULL */
+
+/* Fills target->site_ids from first to count - 1: sites whose merged stacks are the same are one. */
+int python_site_ids(struct reader *reader, struct target *target, size_t first, size_t count);
 
 /* "3.12.1", "3.13.0rc2", "3.14.0t"; "" where there is no Python. */
 void python_version_text(const struct target *target, char *text, size_t size);

@@ -120,6 +120,7 @@ struct target {
     size_t ring_count;
     struct mt_live *live;
     struct tables tables;
+    struct merger *merger; /* python.h; NULL: not needed so far */
     int64_t *site_ids; /* by site of live/; 0: not in the database yet */
     size_t site_id_capacity;
 

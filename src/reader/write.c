@@ -102,28 +102,6 @@ int write_begin(struct reader *reader, struct target *target)
     return err;
 }
 
-/* Python's stacks are merged with the native ones first. */
-static int write_sites(struct reader *reader, const struct target *target, const struct mt_store_stacks *stacks,
-    struct mt_store_site_key *keys, size_t count, int64_t *ret_site_ids)
-{
-    uint32_t nodes[SITES_AT_A_TIME];
-    struct python_stacks merged;
-    int err;
-
-    if (!target->tables.has_python)
-        return mt_store_sites(reader->store, stacks, keys, count, ret_site_ids);
-    for (size_t i = 0; i < count; i++)
-        nodes[i] = keys[i].node;
-    err = python_merge(target, nodes, count, &merged);
-    if (err < 0)
-        return err;
-    for (size_t i = 0; i < count; i++)
-        keys[i].node = merged.nodes[i];
-    err = mt_store_sites(reader->store, &merged.stacks, keys, count, ret_site_ids);
-    python_stacks_finish(&merged);
-    return err;
-}
-
 /*
  * Database ids for the sites that have none yet, some at a time and each time in a transaction of its own: looking up functions and
  * lines takes long, and other runs want to write, too.
@@ -149,6 +127,8 @@ int write_site_ids(struct reader *reader, struct target *target)
         return err;
     while (known < count && target->site_ids[known])
         known++;
+    if (target->tables.has_python && known < count)
+        return python_site_ids(reader, target, known, count);
     keys = calloc(SITES_AT_A_TIME, sizeof(*keys));
     if (!keys)
         return -ENOMEM;
@@ -161,7 +141,7 @@ int write_site_ids(struct reader *reader, struct target *target)
                 .heap = mt_live_heap_name(target->live, site->heap),
                 .kind = mt_live_kind_name(site->kind)};
         }
-        err = write_sites(reader, target,
+        err = mt_store_sites(reader->store,
             &(struct mt_store_stacks){.modules = target->tables.modules,
                 .module_count = target->tables.module_count,
                 .frames = target->tables.frames,
