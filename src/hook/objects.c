@@ -24,6 +24,16 @@ static MT_COLD void announce(void)
     mt_lock_release(&mt_state.lock);
 }
 
+static MT_ALWAYS_INLINE uint32_t capture(struct mt_scope *scope, const struct mt_registers *caller)
+{
+    uint32_t node = 0;
+
+    if (MT_LIKELY(!scope->nesting && !mt_state.stack.verify))
+        node = mt_python_pair_inner(
+            &mt_state.python, &mt_state.stack, &scope->thread->stack, &scope->thread->python, caller);
+    return node ? node : mt_capture(scope, caller);
+}
+
 static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const struct mt_registers *caller)
 {
     struct mt_scope scope;
@@ -35,7 +45,7 @@ static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const stru
     if (MT_UNLIKELY(!mt_load_acquire(&mt_state.python_heap)))
         announce();
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        node = mt_capture(&scope, caller);
+        node = capture(&scope, caller);
         if (MT_LIKELY(mt_stamp(&scope, 4, &stamp)))
             mt_put4(scope.thread, stamp, MT_RECORD_HEAP_ALLOC, (uintptr_t)p, size_bytes, (uint64_t)MT_HEAP_PYTHON << 32 | node);
     }

@@ -52,7 +52,7 @@ static MT_COLD bool grow(struct mt_stack *stack, struct mt_python_thread *thread
 
 static MT_COLD bool make(struct mt_stack *stack, struct mt_python_thread *thread)
 {
-    size_t bytes = 2 * MT_PYTHON_PATHS * sizeof *thread->nodes;
+    size_t bytes = 2 * MT_PYTHON_PATHS * sizeof *thread->nodes + MT_PYTHON_INNERS * sizeof *thread->inner;
     struct mt_python_path *paths = mt_sys_pages(bytes);
 
     if (!paths)
@@ -66,6 +66,7 @@ static MT_COLD bool make(struct mt_stack *stack, struct mt_python_thread *thread
     mt_fetch_add_relaxed(&stack->private_bytes, bytes);
     thread->nodes = paths;
     thread->pairs = paths + MT_PYTHON_PATHS;
+    thread->inner = (struct mt_python_inner *)(paths + 2 * MT_PYTHON_PATHS);
     return true;
 }
 

@@ -66,3 +66,48 @@ uint32_t mt_python_pair(
     node = mt_python_node(stack, thread->pairs, native, MT_NODE_PAIR | node);
     return node ? node : native;
 }
+
+#define INNER_MAX 24u
+
+static uint32_t node_of(struct mt_stack *stack, struct mt_python_thread *thread, const uint32_t *frames, size_t count)
+{
+    struct mt_python_inner *inner;
+    uint64_t h = count;
+    uint32_t node = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        h = (h ^ frames[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 32;
+    }
+    inner = &thread->inner[h % MT_PYTHON_INNERS];
+    if (MT_LIKELY(inner->hash == h && inner->node))
+        return inner->node;
+    inner->node = 0;
+    mt_compiler_fence();
+    for (size_t i = count; i-- > 0;) {
+        node = mt_stack_child(stack, node, frames[i]);
+        if (!node)
+            return 0;
+    }
+    inner->hash = h;
+    mt_compiler_fence();
+    inner->node = node;
+    return node;
+}
+
+uint32_t mt_python_pair_inner(struct mt_python *python, struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    struct mt_python_thread *thread, const struct mt_registers *caller)
+{
+    uint32_t frames[INNER_MAX], native, node;
+    size_t count;
+
+    if (MT_UNLIKELY(!mt_python_here.known || !mt_load_relaxed(&python->announced) || !thread->inner ||
+                    !mt_load_relaxed(&python->settled)))
+        return 0;
+    count = mt_stack_inner(stack, stack_thread, caller, mt_python_here.eval_start, mt_python_here.eval_end, frames, INNER_MAX);
+    if (!count)
+        return 0;
+    node = mt_python_capture(python, stack, thread);
+    native = node ? node_of(stack, thread, frames, count) : 0;
+    return native ? mt_python_node(stack, thread->pairs, native, MT_NODE_PAIR | node) : 0;
+}

@@ -66,11 +66,19 @@ struct mt_python_path { /* parent and frame -> node, or native and Python node -
 };
 #define MT_PYTHON_PATHS 4096u
 
+struct mt_python_inner { /* a short native stack, by a hash of its frames -> node */
+    uint64_t hash;
+    uint32_t node;
+    uint32_t pad;
+};
+#define MT_PYTHON_INNERS 1024u
+
 /* One per thread; zero at start, then made by the thread's first capture. */
 struct mt_python_thread {
     struct mt_python_state *states; /* outermost first */
     struct mt_python_state *fresh;  /* innermost first, same capacity */
     struct mt_python_path *nodes, *pairs;
+    struct mt_python_inner *inner;
     size_t count, capacity;
 };
 
@@ -112,6 +120,13 @@ bool mt_python_is_wrapped(void);
 /* `native` paired with the calling thread's Python stack; `native` itself where there is none. */
 uint32_t mt_python_pair(
     struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, uint32_t native);
+
+/*
+ * The same for an object: the native part of its stack is what lies inside of the innermost Python frame. Programs make so many objects that the rest,
+ * which Python's frames tell in their way, would cost more than it says. 0: take the whole of it.
+ */
+uint32_t mt_python_pair_inner(struct mt_python *python, struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    struct mt_python_thread *thread, const struct mt_registers *caller);
 
 /* The thread is gone: its memory stays for the next one. */
 void mt_python_thread_forget(struct mt_python_thread *thread);
