@@ -81,6 +81,7 @@ enum mt_record_type {
 #define MT_RECORD_STAMP_SHIFT 8
 #define MT_RECORD_TYPE_MASK UINT64_C(0xff)
 
+#define MT_PHASE_FIGURES "\1figures" /* PHASE_END of this name only asks for figures (segment header) */
 #define MT_HEAP_PYTHON UINT32_MAX /* id of the heap `python`: what Python's object allocators hand out */
 
 enum mt_exit_kind {

@@ -108,6 +108,9 @@ struct mt_segment_header {
     MT_ALIGNED(64) uint32_t commit_wanted;
     uint32_t commit_done;
     uint32_t reader_gone; /* latched by the target when it finds the reader dead */
+
+    /* Bytes live as of the last record with figures, written by the reader before figures_sequence grows. */
+    uint64_t figures_sequence, figures_native, figures_python;
 };
 
 enum mt_module_flags {
