@@ -59,6 +59,8 @@ static MT_ALWAYS_INLINE void record_gone(const void *p)
 
     if (!mt_scope_open(&scope))
         return;
+    if (MT_UNLIKELY(!mt_load_acquire(&mt_state.python_heap))) /* a forked child's first */
+        announce();
     if (MT_LIKELY(mt_stamp(&scope, 3, &stamp)))
         mt_put3(scope.thread, stamp, MT_RECORD_HEAP_FREE, (uintptr_t)p, MT_HEAP_PYTHON);
     mt_scope_close(&scope);

@@ -57,6 +57,8 @@ int python_codes_update(struct target *target)
     struct tables *t = &target->tables;
     uint64_t count = layout->code_capacity ? mt_load_acquire(&target->header->code_count) : 0;
 
+    t->python_version = mt_load_acquire(&target->header->python_version);
+    t->python_flags = mt_load_relaxed(&target->header->python_flags);
     if (count > layout->code_capacity)
         count = layout->code_capacity;
     if (count > t->code_capacity) {
@@ -91,7 +93,7 @@ void python_codes_finish(struct tables *t)
 void python_version_text(const struct target *target, char *text, size_t size)
 {
     static const char *const levels[16] = {[0xa] = "a", [0xb] = "b", [0xc] = "rc"};
-    uint32_t v = target->header ? mt_load_acquire(&target->header->python_version) : 0;
+    uint32_t v = target->tables.python_version;
     unsigned level = v >> 4 & 15;
     int n = 0;
 
@@ -101,6 +103,6 @@ void python_version_text(const struct target *target, char *text, size_t size)
     n = snprintf(text, size, "%u.%u.%u", v >> 24, v >> 16 & 255, v >> 8 & 255);
     if (levels[level] && n > 0 && (size_t)n < size)
         n += snprintf(text + n, size - (size_t)n, "%s%u", levels[level], v & 15);
-    if (target->header->python_flags & MT_PYTHON_FREE_THREADED && n > 0 && (size_t)n < size)
+    if (target->tables.python_flags & MT_PYTHON_FREE_THREADED && n > 0 && (size_t)n < size)
         snprintf(text + n, size - (size_t)n, "t");
 }

@@ -331,6 +331,7 @@ void life_free(struct target *target)
     mt_live_destroy(target->live);
     tables_finish(&target->tables);
     python_merger_free(target->merger);
+    python_sites_free(target->python_sites);
     mt_live_notes_free(target->notes, target->note_count);
     for (size_t i = 0; i < target->snapshot_count; i++)
         free(target->snapshots[i].rows);

@@ -16,10 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
+#include "reader/map.h"
 #include "reader/python.h"
 
-enum { DEPTH_MAX = 1 << 20, SITES_AT_A_TIME = 1024 };
+enum { DEPTH_MAX = 1 << 20, DEEP = 8 };
 
 enum { /* of a frame of the segment */
     FRAME_INTERPRETER = 1,
@@ -27,23 +27,9 @@ enum { /* of a frame of the segment */
     FRAME_CALLS_LOOP = 4, /* a return address that has the loop inside of it */
 };
 
-struct map { /* a number -> index + 1 */
-    struct slot {
-        uint64_t key;
-        uint32_t value; /* 0: empty */
-    } *slots;
-    size_t mask, count;
-};
-
 struct path { /* frames, innermost first */
     uint32_t *frames;
     size_t count, capacity;
-};
-
-struct site {
-    uint32_t node;
-    uint16_t heap, kind;
-    int64_t id; /* 0: not in the database yet */
 };
 
 struct merger {
@@ -52,70 +38,16 @@ struct merger {
     unsigned char *frame_kinds; /* by frame of the segment */
     uint32_t *frame_of;         /* its merged frame + 1; 0: not yet */
     size_t frames_seen, kinds_capacity, frame_of_capacity, nodes_seen;
-    struct path native, python, merged; /* of the stack at hand; the last one of merged frames */
-    struct map frames, nodes, files, sites;
+    struct path native, python, merged, inner; /* of the stack at hand; of merged frames; nodes inside of its innermost pass */
+    struct map frames, nodes, files, deep;
     struct mt_store_module *modules;
     size_t native_modules; /* in front; the rest are Python's files */
     struct mt_store_frame *out_frames;
     struct mt_store_python_line *lines;
     struct mt_store_node *out_nodes;
-    struct site *known;
-    size_t module_count, module_capacity, frame_count, frame_capacity, line_capacity, node_count, node_capacity;
-    size_t known_count, known_capacity;
+    uint32_t *python_frames; /* by merged node: its innermost Python frame + 1 */
+    size_t module_count, module_capacity, frame_count, frame_capacity, line_capacity, node_count, node_capacity, python_frame_capacity;
 };
-
-/* ---- small tables ------------------------------------------------------------------------------------------------- */
-
-static bool reserve(void **items, size_t *capacity, size_t count, size_t item_bytes)
-{
-    size_t wanted = *capacity ? *capacity : 64;
-    void *bigger;
-
-    if (count <= *capacity)
-        return true;
-    while (wanted < count)
-        wanted *= 2;
-    bigger = reallocarray(*items, wanted, item_bytes);
-    if (!bigger)
-        return false;
-    *items = bigger;
-    *capacity = wanted;
-    return true;
-}
-
-static struct slot *probe(const struct map *map, uint64_t key)
-{
-    size_t i = mt_hash_u64(key) & map->mask;
-
-    while (map->slots[i].value && map->slots[i].key != key)
-        i = (i + 1) & map->mask;
-    return &map->slots[i];
-}
-
-/* The slot of the key, with room to fill it; NULL: no memory. */
-static struct slot *map_slot(struct map *map, uint64_t key)
-{
-    if (!map->slots || map->count * 4 >= (map->mask + 1) * 3) {
-        struct map bigger = {.mask = map->slots ? map->mask * 2 + 1 : 255, .count = map->count};
-
-        bigger.slots = calloc(bigger.mask + 1, sizeof(*bigger.slots));
-        if (!bigger.slots)
-            return NULL;
-        for (size_t i = 0; map->slots && i <= map->mask; i++)
-            if (map->slots[i].value)
-                *probe(&bigger, map->slots[i].key) = map->slots[i];
-        free(map->slots);
-        *map = bigger;
-    }
-    return probe(map, key);
-}
-
-static void fill(struct map *map, struct slot *slot, uint64_t key, size_t index)
-{
-    slot->key = key;
-    slot->value = (uint32_t)index + 1;
-    map->count++;
-}
 
 /* ---- frames ------------------------------------------------------------------------------------------------------- */
 
@@ -341,43 +273,120 @@ static int interleave(struct merger *m)
     return r;
 }
 
-static int add_stack(struct merger *m, uint32_t *ret_node)
+static int add_child(struct merger *m, uint32_t parent, uint32_t frame, uint32_t *ret_node)
 {
-    uint32_t node = 0;
+    uint64_t key = (uint64_t)parent << 32 | frame;
+    struct slot *slot = map_slot(&m->nodes, key);
 
-    for (size_t i = m->merged.count; i-- > 0;) {
-        uint64_t key = (uint64_t)node << 32 | m->merged.frames[i];
-        struct slot *slot = map_slot(&m->nodes, key);
-
-        if (!slot || !reserve((void **)&m->out_nodes, &m->node_capacity, m->node_count + 1, sizeof(*m->out_nodes)))
-            return -ENOMEM;
-        if (!slot->value) {
-            m->out_nodes[m->node_count] = (struct mt_store_node){.parent = node, .frame = m->merged.frames[i]};
-            fill(&m->nodes, slot, key, m->node_count++);
-        }
-        node = slot->value - 1;
+    if (!slot || !reserve((void **)&m->out_nodes, &m->node_capacity, m->node_count + 1, sizeof(*m->out_nodes)) ||
+        !reserve((void **)&m->python_frames, &m->python_frame_capacity, m->node_count + 1, sizeof(*m->python_frames)))
+        return -ENOMEM;
+    if (!slot->value) {
+        m->python_frames[m->node_count] =
+            m->out_frames[frame].flags & MT_FRAME_PYTHON ? frame + 1 : m->python_frames[parent];
+        m->out_nodes[m->node_count] = (struct mt_store_node){.parent = parent, .frame = frame};
+        fill(&m->nodes, slot, key, m->node_count++);
     }
-    *ret_node = node;
+    *ret_node = slot->value - 1;
     return 0;
 }
 
-int python_merge(struct merger *m, uint32_t node, uint32_t *ret_node)
+static int add_stack(struct merger *m, uint32_t *ret_node)
 {
-    const struct tables *t = &m->target->tables;
-    uint32_t python = 0;
-    int r;
+    uint32_t node = 0;
+    int r = 0;
 
-    if (node < t->node_count && t->nodes[node].frame & MT_NODE_PAIR) {
-        python = t->nodes[node].frame & ~MT_NODE_PAIR;
-        node = t->nodes[node].parent;
-    }
-    r = collect(m, node, false, &m->native);
+    for (size_t i = m->merged.count; i-- > 0 && r == 0;)
+        r = add_child(m, node, m->merged.frames[i], &node);
+    *ret_node = node;
+    return r;
+}
+
+/* The whole of a stack, from its innermost pass or from its end. */
+static int merge_all(struct merger *m, uint32_t native, uint32_t python, uint32_t *ret_node)
+{
+    int r = collect(m, native, false, &m->native);
+
     if (r == 0)
         r = collect(m, python, true, &m->python);
     m->merged.count = 0;
     if (r == 0)
         r = interleave(m);
     return r < 0 ? r : add_stack(m, ret_node);
+}
+
+static bool is_pass_node(const struct merger *m, uint32_t node)
+{
+    const struct mt_store_node *nodes = m->target->tables.nodes;
+    uint32_t frame = nodes[node].frame, outer = nodes[nodes[node].parent].frame;
+    size_t frames = m->target->tables.frame_count;
+
+    if (frame >= frames)
+        return false;
+    return m->frame_kinds[frame] & FRAME_LOOP || (m->frame_kinds[frame] & FRAME_INTERPRETER && nodes[node].parent != 0 &&
+                                                    outer < frames && m->frame_kinds[outer] & FRAME_CALLS_LOOP);
+}
+
+/* The merged node of one more native frame that is no pass. */
+static int add_inner(struct merger *m, uint32_t native, uint32_t python, uint32_t *node)
+{
+    const struct tables *t = &m->target->tables;
+    uint32_t frame = t->nodes[native].frame;
+    int merged;
+
+    if (frame >= t->frame_count || t->frames[frame].flags & MT_FRAME_PYTHON ||
+        (python && !m->keep_internals && m->frame_kinds[frame] & FRAME_INTERPRETER))
+        return 0;
+    merged = merged_frame(m, frame);
+    return merged < 0 ? merged : add_child(m, *node, (uint32_t)merged, node);
+}
+
+/*
+ * What lies inside of the innermost pass is put on what is outside of it frame by frame, and remembered where it is deep: a recursion of C code that allocates at each
+ * depth would else be walked once for each.
+ */
+int python_merge(struct merger *m, uint32_t node, uint32_t *ret_node)
+{
+    const struct tables *t = &m->target->tables;
+    uint32_t python = 0, merged = 0;
+    struct slot *slot;
+    int r = 0;
+
+    if (node < t->node_count && t->nodes[node].frame & MT_NODE_PAIR) {
+        python = t->nodes[node].frame & ~MT_NODE_PAIR;
+        node = t->nodes[node].parent;
+    }
+    m->inner.count = 0;
+    for (;; node = t->nodes[node].parent) {
+        if (node == 0 || node >= t->node_count || is_pass_node(m, node)) {
+            r = merge_all(m, node < t->node_count ? node : 0, python, &merged);
+            break;
+        }
+        slot = map_slot(&m->deep, (uint64_t)node << 32 | python);
+        if (!slot)
+            return -ENOMEM;
+        if (slot->value) {
+            merged = slot->value - 1;
+            break;
+        }
+        r = push(&m->inner, node);
+        if (r < 0)
+            return r;
+    }
+    for (size_t i = m->inner.count; i-- > 0 && r == 0;) {
+        uint64_t key = (uint64_t)m->inner.frames[i] << 32 | python;
+
+        r = add_inner(m, m->inner.frames[i], python, &merged);
+        if (r < 0 || m->inner.count < DEEP)
+            continue;
+        slot = map_slot(&m->deep, key);
+        if (!slot)
+            return -ENOMEM;
+        fill(&m->deep, slot, key, merged);
+    }
+    if (r == 0)
+        *ret_node = merged;
+    return r;
 }
 
 /* ---- all of them -------------------------------------------------------------------------------------------------- */
@@ -396,8 +405,10 @@ int python_merger_update(struct target *target, struct merger **ret)
         m->keep_internals = internals && *internals && strcmp(internals, "0") != 0;
     }
     if (!m->node_count) {
-        if (!reserve((void **)&m->out_nodes, &m->node_capacity, 1, sizeof(*m->out_nodes)))
+        if (!reserve((void **)&m->out_nodes, &m->node_capacity, 1, sizeof(*m->out_nodes)) ||
+            !reserve((void **)&m->python_frames, &m->python_frame_capacity, 1, sizeof(*m->python_frames)))
             return -ENOMEM;
+        m->python_frames[0] = 0;
         m->out_nodes[m->node_count++] = (struct mt_store_node){0};
     }
     r = take_modules(m);
@@ -416,7 +427,8 @@ struct mt_store_stacks python_stacks(const struct merger *m)
         .frame_count = m->frame_count,
         .nodes = m->out_nodes,
         .node_count = m->node_count,
-        .python_lines = m->lines};
+        .python_lines = m->lines,
+        .python_frames = m->python_frames};
 }
 
 void python_merger_free(struct merger *m)
@@ -426,94 +438,17 @@ void python_merger_free(struct merger *m)
     free(m->frames.slots);
     free(m->nodes.slots);
     free(m->files.slots);
-    free(m->sites.slots);
     free(m->native.frames);
     free(m->python.frames);
     free(m->merged.frames);
+    free(m->inner.frames);
+    free(m->deep.slots);
     free(m->frame_kinds);
     free(m->frame_of);
     free(m->modules);
     free(m->out_frames);
     free(m->lines);
     free(m->out_nodes);
-    free(m->known);
+    free(m->python_frames);
     free(m);
-}
-
-/* ---- sites -------------------------------------------------------------------------------------------------------- */
-
-/* Ids of the sites from m->known[first] on. */
-static int ask_store(struct reader *reader, struct merger *m, size_t first)
-{
-    struct mt_store_site_key keys[SITES_AT_A_TIME];
-    int64_t ids[SITES_AT_A_TIME];
-    int r = 0;
-
-    while (first < m->known_count && r == 0) {
-        size_t count = m->known_count - first < SITES_AT_A_TIME ? m->known_count - first : SITES_AT_A_TIME;
-        struct mt_store_stacks stacks = python_stacks(m);
-
-        for (size_t i = 0; i < count; i++)
-            keys[i] = (struct mt_store_site_key){.node = m->known[first + i].node,
-                .heap = mt_live_heap_name(m->target->live, m->known[first + i].heap),
-                .kind = mt_live_kind_name(m->known[first + i].kind)};
-        r = mt_store_sites(reader->store, &stacks, keys, count, ids);
-        for (size_t i = 0; i < count && r == 0; i++)
-            m->known[first + i].id = ids[i];
-        first += count;
-    }
-    return r;
-}
-
-/* The place of a site's row among the known ones, which may be new. */
-static int known_site(struct merger *m, const struct mt_live_site *site)
-{
-    uint32_t node = 0;
-    struct slot *slot;
-    uint64_t key;
-    int r = python_merge(m, site->node, &node);
-
-    if (r < 0)
-        return r;
-    key = (uint64_t)node << 32 | (uint64_t)site->heap << 16 | site->kind;
-    slot = map_slot(&m->sites, key);
-    if (!slot || !reserve((void **)&m->known, &m->known_capacity, m->known_count + 1, sizeof(*m->known)))
-        return -ENOMEM;
-    if (!slot->value) {
-        m->known[m->known_count] = (struct site){.node = node, .heap = site->heap, .kind = site->kind};
-        fill(&m->sites, slot, key, m->known_count++);
-    }
-    return (int)slot->value - 1;
-}
-
-int python_site_ids(struct reader *reader, struct target *target, size_t first, size_t count)
-{
-    struct merger *m;
-    int *places = calloc(count - first + 1, sizeof(*places));
-    size_t before;
-    int r = places ? python_merger_update(target, &m) : -ENOMEM;
-
-    if (r < 0) {
-        free(places);
-        return r;
-    }
-    if (first == 0) { /* the first time, or another database */
-        free(m->sites.slots);
-        m->sites = (struct map){0};
-        m->known_count = 0;
-    }
-    before = m->known_count;
-    for (size_t i = first; i < count && r == 0; i++) {
-        places[i - first] = known_site(m, mt_live_site(target->live, i));
-        r = places[i - first] < 0 ? places[i - first] : 0;
-    }
-    if (r == 0)
-        r = ask_store(reader, m, before);
-    if (r == 0)
-        for (size_t i = first; i < count; i++)
-            target->site_ids[i] = m->known[places[i - first]].id;
-    else
-        m->known_count = 0, free(m->sites.slots), m->sites = (struct map){0};
-    free(places);
-    return r;
 }

@@ -26,6 +26,8 @@ int python_merge(struct merger *merger, uint32_t node, uint32_t *ret_node);
 struct mt_store_stacks python_stacks(const struct merger *merger); /* what ret_node is a node of */
 void python_merger_free(struct merger *merger); /* accepts NULL */
 
+struct python_sites;
+void python_sites_free(struct python_sites *sites); /* accepts NULL */
 /* Fills target->site_ids from first to count - 1: sites whose merged stacks are the same are one. */
 int python_site_ids(struct reader *reader, struct target *target, size_t first, size_t count);
 

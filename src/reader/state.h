@@ -8,7 +8,7 @@
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
  *   tables.c   modules, frames, nodes, checked      write.c, commit.c  everything -> store
- *   codes.c, lines.c, merge.c  Python (python.h)
+ *   codes.c, lines.c, merge.c, python_sites.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -94,6 +94,7 @@ struct tables {
     size_t code_count, code_capacity;
     uint64_t python_loop_start, python_loop_end; /* the interpreter's, as frame offsets */
     bool interpreter_known;
+    uint32_t python_version, python_flags; /* as the segment's header has them */
     bool has_python; /* there are frames or nodes that only python.h understands */
 };
 
@@ -120,7 +121,8 @@ struct target {
     size_t ring_count;
     struct mt_live *live;
     struct tables tables;
-    struct merger *merger; /* python.h; NULL: not needed so far */
+    struct merger *merger; /* python.h; NULL: not needed so far, as the next */
+    struct python_sites *python_sites;
     int64_t *site_ids; /* by site of live/; 0: not in the database yet */
     size_t site_id_capacity;
 

@@ -435,25 +435,13 @@ static int user_depth(struct mt_store *store, int64_t frame_id, int *ret_depth)
     return 0;
 }
 
-/* The innermost Python frame, where there is one. */
-static bool python_responsible(const struct intern *n, uint32_t node, int64_t *ret_frame_id)
-{
-    for (; node != 0 && n->stacks->python_lines; node = n->stacks->nodes[node].parent) {
-        uint32_t frame = n->stacks->nodes[node].frame;
-
-        if (n->stacks->frames[frame].flags & MT_FRAME_PYTHON) {
-            *ret_frame_id = n->frames[frame].frame_id;
-            return true;
-        }
-    }
-    return false;
-}
-
 int intern_responsible(struct intern *n, uint32_t node, int64_t *ret_frame_id, int *ret_depth)
 {
     int64_t innermost = 0;
 
-    if (python_responsible(n, node, ret_frame_id)) {
+    /* The innermost Python frame, where there is one. */
+    if (n->stacks->python_frames && n->stacks->python_frames[node]) {
+        *ret_frame_id = n->frames[n->stacks->python_frames[node] - 1].frame_id;
         *ret_depth = 0;
         return 0;
     }

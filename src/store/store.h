@@ -139,6 +139,7 @@ struct mt_store_stacks {
     const struct mt_store_node *nodes;
     size_t node_count;
     const struct mt_store_python_line *python_lines; /* by frame; NULL: there are no Python frames */
+    const uint32_t *python_frames; /* by node: its innermost Python frame + 1, 0: none. With python_lines */
 };
 
 /*
