@@ -19,7 +19,8 @@
 #include "reader/map.h"
 #include "reader/python.h"
 
-enum { DEPTH_MAX = 1 << 20, DEEP = 8 };
+enum { DEEP = 16 };
+#define NO_FRAME UINT32_MAX
 
 enum { /* of a frame of the segment */
     FRAME_INTERPRETER = 1,
@@ -27,9 +28,14 @@ enum { /* of a frame of the segment */
     FRAME_CALLS_LOOP = 4, /* a return address that has the loop inside of it */
 };
 
-struct path { /* frames, innermost first */
-    uint32_t *frames;
-    size_t count, capacity;
+struct merge_step {
+    uint64_t key; /* native node, Python node */
+    uint32_t frame;
+};
+
+struct counts { /* of a node, with all outside of it */
+    uint32_t passes : 31, is_pass : 1; /* a native node's */
+    uint32_t runs;                     /* a Python node's */
 };
 
 struct merger {
@@ -38,8 +44,10 @@ struct merger {
     unsigned char *frame_kinds; /* by frame of the segment */
     uint32_t *frame_of;         /* its merged frame + 1; 0: not yet */
     size_t frames_seen, kinds_capacity, frame_of_capacity, nodes_seen;
-    struct path native, python, merged, inner; /* of the stack at hand; of merged frames; nodes inside of its innermost pass */
-    struct map frames, nodes, files, deep;
+    struct counts *counts;      /* by node of the segment */
+    struct merge_step *steps;   /* of the stack at hand, innermost first */
+    size_t step_count, step_capacity, counts_capacity;
+    struct map frames, nodes, files, seen;
     struct mt_store_module *modules;
     size_t native_modules; /* in front; the rest are Python's files */
     struct mt_store_frame *out_frames;
@@ -161,6 +169,32 @@ static int take_modules(struct merger *m)
     return 0;
 }
 
+static int count_nodes(struct merger *m)
+{
+    const struct tables *t = &m->target->tables;
+
+    if (!reserve((void **)&m->counts, &m->counts_capacity, t->node_count, sizeof(*m->counts)))
+        return -ENOMEM;
+    for (; m->nodes_seen < t->node_count; m->nodes_seen++) {
+        uint32_t frame = t->nodes[m->nodes_seen].frame, parent = t->nodes[m->nodes_seen].parent;
+        uint32_t outer = parent ? t->nodes[parent].frame : NO_FRAME;
+        struct counts *c = &m->counts[m->nodes_seen];
+
+        *c = m->nodes_seen ? m->counts[parent] : (struct counts){0};
+        c->is_pass = false;
+        if (m->nodes_seen == 0 || frame >= t->frame_count)
+            continue;
+        if (t->frames[frame].flags & MT_FRAME_PYTHON)
+            c->runs += parent == 0 || t->frames[frame].flags & MT_FRAME_ENTRY;
+        else
+            c->is_pass = m->frame_kinds[frame] & FRAME_LOOP ||
+                (m->frame_kinds[frame] & FRAME_INTERPRETER && outer < t->frame_count &&
+                    m->frame_kinds[outer] & FRAME_CALLS_LOOP);
+        c->passes += c->is_pass;
+    }
+    return 0;
+}
+
 static int take_frames(struct merger *m)
 {
     const struct tables *t = &m->target->tables;
@@ -172,8 +206,8 @@ static int take_frames(struct merger *m)
         m->frame_kinds[m->frames_seen] = kind_of(t, &t->frames[m->frames_seen]);
         m->frame_of[m->frames_seen] = 0;
     }
-    for (; m->nodes_seen < t->node_count; m->nodes_seen++) {
-        uint32_t frame = t->nodes[m->nodes_seen].frame, parent = t->nodes[m->nodes_seen].parent;
+    for (size_t i = m->nodes_seen; i < t->node_count; i++) {
+        uint32_t frame = t->nodes[i].frame, parent = t->nodes[i].parent;
 
         if (parent == 0 || frame >= t->frame_count || !(m->frame_kinds[frame] & FRAME_LOOP))
             continue;
@@ -181,97 +215,10 @@ static int take_frames(struct merger *m)
         if (frame < t->frame_count)
             m->frame_kinds[frame] |= FRAME_CALLS_LOOP;
     }
-    return 0;
+    return count_nodes(m);
 }
 
 /* ---- one stack ---------------------------------------------------------------------------------------------------- */
-
-static bool is_pass(const struct merger *m, size_t at)
-{
-    unsigned char kind = m->frame_kinds[m->native.frames[at]];
-
-    if (kind & FRAME_LOOP)
-        return true;
-    return kind & FRAME_INTERPRETER && at + 1 < m->native.count &&
-        m->frame_kinds[m->native.frames[at + 1]] & FRAME_CALLS_LOOP;
-}
-
-static bool is_entry(const struct merger *m, size_t at)
-{
-    return m->target->tables.frames[m->python.frames[at]].flags & MT_FRAME_ENTRY;
-}
-
-static int push(struct path *path, uint32_t frame)
-{
-    if (!reserve((void **)&path->frames, &path->capacity, path->count + 1, sizeof(*path->frames)))
-        return -ENOMEM;
-    path->frames[path->count++] = frame;
-    return 0;
-}
-
-static int collect(struct merger *m, uint32_t node, bool python, struct path *ret)
-{
-    const struct tables *t = &m->target->tables;
-
-    ret->count = 0;
-    for (size_t depth = 0; node != 0 && node < t->node_count && depth < DEPTH_MAX; node = t->nodes[node].parent, depth++) {
-        uint32_t frame = t->nodes[node].frame;
-
-        /* What does not belong here comes from a target that lies. */
-        if (frame < t->frame_count && (t->frames[frame].flags & MT_FRAME_PYTHON) == (python ? MT_FRAME_PYTHON : 0) &&
-            push(ret, frame) < 0)
-            return -ENOMEM;
-    }
-    return 0;
-}
-
-static int emit(struct merger *m, uint32_t frame)
-{
-    int merged = merged_frame(m, frame);
-
-    return merged < 0 ? merged : push(&m->merged, (uint32_t)merged);
-}
-
-/* The next run of Python frames, from `at` outwards. Returns where the one after it begins. */
-static size_t emit_run(struct merger *m, size_t at, int *ret_error)
-{
-    while (at < m->python.count && *ret_error == 0) {
-        bool entry = is_entry(m, at);
-
-        *ret_error = emit(m, m->python.frames[at++]);
-        if (entry)
-            break;
-    }
-    return at;
-}
-
-static int interleave(struct merger *m)
-{
-    size_t passes = 0, runs = 0, at = 0, skip;
-    bool inner = true;
-    int r = 0;
-
-    for (size_t i = 0; i < m->native.count; i++)
-        passes += is_pass(m, i);
-    for (size_t i = 0; i < m->python.count; i++)
-        runs += i + 1 == m->python.count || is_entry(m, i);
-    skip = passes > runs ? passes - runs : 0;
-    for (size_t i = 0; i < m->native.count && r == 0; i++) {
-        if (is_pass(m, i) && skip > 0) {
-            skip--;
-        } else if (is_pass(m, i)) {
-            for (; inner && runs > passes && r == 0; runs--)
-                at = emit_run(m, at, &r);
-            at = emit_run(m, at, &r);
-            inner = false;
-        }
-        if (r == 0 && (m->keep_internals || !m->python.count || !(m->frame_kinds[m->native.frames[i]] & FRAME_INTERPRETER)))
-            r = emit(m, m->native.frames[i]);
-    }
-    while (at < m->python.count && r == 0)
-        at = emit_run(m, at, &r);
-    return r;
-}
 
 static int add_child(struct merger *m, uint32_t parent, uint32_t frame, uint32_t *ret_node)
 {
@@ -291,98 +238,77 @@ static int add_child(struct merger *m, uint32_t parent, uint32_t frame, uint32_t
     return 0;
 }
 
-static int add_stack(struct merger *m, uint32_t *ret_node)
-{
-    uint32_t node = 0;
-    int r = 0;
-
-    for (size_t i = m->merged.count; i-- > 0 && r == 0;)
-        r = add_child(m, node, m->merged.frames[i], &node);
-    *ret_node = node;
-    return r;
-}
-
-/* The whole of a stack, from its innermost pass or from its end. */
-static int merge_all(struct merger *m, uint32_t native, uint32_t python, uint32_t *ret_node)
-{
-    int r = collect(m, native, false, &m->native);
-
-    if (r == 0)
-        r = collect(m, python, true, &m->python);
-    m->merged.count = 0;
-    if (r == 0)
-        r = interleave(m);
-    return r < 0 ? r : add_stack(m, ret_node);
-}
-
-static bool is_pass_node(const struct merger *m, uint32_t node)
-{
-    const struct mt_store_node *nodes = m->target->tables.nodes;
-    uint32_t frame = nodes[node].frame, outer = nodes[nodes[node].parent].frame;
-    size_t frames = m->target->tables.frame_count;
-
-    if (frame >= frames)
-        return false;
-    return m->frame_kinds[frame] & FRAME_LOOP || (m->frame_kinds[frame] & FRAME_INTERPRETER && nodes[node].parent != 0 &&
-                                                    outer < frames && m->frame_kinds[outer] & FRAME_CALLS_LOOP);
-}
-
-/* The merged node of one more native frame that is no pass. */
-static int add_inner(struct merger *m, uint32_t native, uint32_t python, uint32_t *node)
+/*
+ * The innermost frame of the stacks at a native and a Python node, which then are moved outside of it. A pass stands until its run is gone: then there
+ * are more passes than runs. What does not belong into a stack comes from a target that lies, and is left out like the interpreter's own: NO_FRAME.
+ */
+static uint32_t step(const struct merger *m, bool has_python, uint32_t *native, uint32_t *python)
 {
     const struct tables *t = &m->target->tables;
-    uint32_t frame = t->nodes[native].frame;
-    int merged;
+    const struct counts *c = &m->counts[*native];
+    uint32_t frame;
 
+    if (*native == 0 || (*python && c->is_pass && c->passes <= m->counts[*python].runs)) {
+        frame = t->nodes[*python].frame;
+        *python = t->nodes[*python].parent;
+        return frame < t->frame_count && t->frames[frame].flags & MT_FRAME_PYTHON ? frame : NO_FRAME;
+    }
+    frame = t->nodes[*native].frame;
+    *native = t->nodes[*native].parent;
     if (frame >= t->frame_count || t->frames[frame].flags & MT_FRAME_PYTHON ||
-        (python && !m->keep_internals && m->frame_kinds[frame] & FRAME_INTERPRETER))
-        return 0;
-    merged = merged_frame(m, frame);
-    return merged < 0 ? merged : add_child(m, *node, (uint32_t)merged, node);
+        (has_python && !m->keep_internals && m->frame_kinds[frame] & FRAME_INTERPRETER))
+        return NO_FRAME;
+    return frame;
 }
 
 /*
- * What lies inside of the innermost pass is put on what is outside of it frame by frame, and remembered where it is deep: a recursion of C code that allocates at each
- * depth would else be walked once for each.
+ * Frame by frame outwards, until what is left is known, and back. What is passed on the way is remembered where it is long: a recursion that allocates at each depth
+ * would else be walked once for each.
  */
 int python_merge(struct merger *m, uint32_t node, uint32_t *ret_node)
 {
     const struct tables *t = &m->target->tables;
-    uint32_t python = 0, merged = 0;
+    uint32_t native = node < t->node_count ? node : 0, python = 0, merged = 0;
     struct slot *slot;
+    bool has_python;
     int r = 0;
 
-    if (node < t->node_count && t->nodes[node].frame & MT_NODE_PAIR) {
-        python = t->nodes[node].frame & ~MT_NODE_PAIR;
-        node = t->nodes[node].parent;
+    if (t->node_count && t->nodes[native].frame & MT_NODE_PAIR) {
+        python = t->nodes[native].frame & ~MT_NODE_PAIR;
+        native = t->nodes[native].parent;
     }
-    m->inner.count = 0;
-    for (;; node = t->nodes[node].parent) {
-        if (node == 0 || node >= t->node_count || is_pass_node(m, node)) {
-            r = merge_all(m, node < t->node_count ? node : 0, python, &merged);
-            break;
-        }
-        slot = map_slot(&m->deep, (uint64_t)node << 32 | python);
+    has_python = python != 0;
+    for (m->step_count = 0; native || python; m->step_count++) {
+        struct merge_step *s;
+
+        if (!reserve((void **)&m->steps, &m->step_capacity, m->step_count + 1, sizeof(*m->steps)))
+            return -ENOMEM;
+        s = &m->steps[m->step_count];
+        /* Without Python the interpreter's frames stay, even where Python has ended on the way. */
+        s->key = (uint64_t)native << 32 | python | (uint64_t)(has_python && !python) << 31;
+        slot = map_slot(&m->seen, s->key);
         if (!slot)
             return -ENOMEM;
         if (slot->value) {
             merged = slot->value - 1;
             break;
         }
-        r = push(&m->inner, node);
-        if (r < 0)
-            return r;
+        s->frame = step(m, has_python, &native, &python);
     }
-    for (size_t i = m->inner.count; i-- > 0 && r == 0;) {
-        uint64_t key = (uint64_t)m->inner.frames[i] << 32 | python;
+    for (size_t i = m->step_count; i-- > 0 && r == 0;) {
+        const struct merge_step *s = &m->steps[i];
+        int frame = s->frame == NO_FRAME ? 0 : merged_frame(m, s->frame);
 
-        r = add_inner(m, m->inner.frames[i], python, &merged);
-        if (r < 0 || m->inner.count < DEEP)
+        if (frame < 0)
+            return frame;
+        if (s->frame != NO_FRAME)
+            r = add_child(m, merged, (uint32_t)frame, &merged);
+        if (r < 0 || m->step_count < DEEP)
             continue;
-        slot = map_slot(&m->deep, key);
+        slot = map_slot(&m->seen, s->key);
         if (!slot)
             return -ENOMEM;
-        fill(&m->deep, slot, key, merged);
+        fill(&m->seen, slot, s->key, merged);
     }
     if (r == 0)
         *ret_node = merged;
@@ -438,11 +364,9 @@ void python_merger_free(struct merger *m)
     free(m->frames.slots);
     free(m->nodes.slots);
     free(m->files.slots);
-    free(m->native.frames);
-    free(m->python.frames);
-    free(m->merged.frames);
-    free(m->inner.frames);
-    free(m->deep.slots);
+    free(m->counts);
+    free(m->steps);
+    free(m->seen.slots);
     free(m->frame_kinds);
     free(m->frame_of);
     free(m->modules);
