@@ -8,7 +8,7 @@ N = 500
 def make():
     held, one = [], [None]
     # Objects on the interpreter's free lists are not allocated again: tracemalloc moves them to the line that takes them, an allocator does not see that.
-    used_up = [[[] for _ in range(200)], [{} for _ in range(200)], [(i,) for i in range(4000)], [float(i) for i in range(200)]]
+    used_up = [[[] for _ in range(200)], [{} for _ in range(200)]]
     held.append(used_up)
     held.append(one * 1000)  # LIST
     held.append(bytes(12345))  # BYTES
