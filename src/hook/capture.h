@@ -13,7 +13,8 @@ static MT_ALWAYS_INLINE uint32_t mt_capture(struct mt_scope *scope, const struct
 
     /* A signal handler may find Python's structures half changed. */
     if (MT_UNLIKELY(mt_load_relaxed(&mt_python_present)) && MT_LIKELY(!scope->nesting))
-        node = mt_python_pair(&mt_state.python, &mt_state.stack, &scope->thread->python, node);
+        node = mt_python_pair(
+            &mt_state.python, &mt_state.stack, &scope->thread->stack, &scope->thread->python, caller, node);
     return node;
 }
 

@@ -30,8 +30,8 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
     *(void **)&here.set_allocator = p;
     p = find(context, "_PyEval_EvalFrameDefault", &size);
     if (p) {
-        here.eval_start = (uintptr_t)p;
-        here.eval_end = here.eval_start + size;
+        here.loop[0].start = (uintptr_t)p;
+        here.loop[0].end = here.loop[0].start + size;
     }
     here.known = here.version && here.runtime && here.code_type &&
                  mt_python_offsets(here.version, here.runtime, &here.offsets, &here.free_threaded);

@@ -31,7 +31,8 @@ struct mt_python_interpreter {
     void (*get_allocator)(int domain, struct mt_python_allocator *ret);
     void (*set_allocator)(int domain, struct mt_python_allocator *allocator);
     const struct mt_python_allocator *wrapper;
-    uintptr_t eval_start, eval_end;
+    struct mt_code_range loop[MT_PYTHON_LOOP_PARTS + 1]; /* the interpreter's loop (loop.c); the last is empty */
+    uint32_t loop_searches;
     uint32_t version; /* PY_VERSION_HEX; 0: older than 3.11 */
     bool known;       /* offsets are good */
     bool free_threaded;
@@ -48,6 +49,10 @@ static MT_ALWAYS_INLINE const void *mt_python_pointer(const void *base, size_t o
 {
     return *(const void *const *)((const char *)base + offset);
 }
+
+/* loop.c: the native stack passed no known part of the loop: finds the part. False: there is nothing new. */
+bool mt_python_find_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, const struct mt_python_thread *thread,
+    const struct mt_registers *caller);
 
 /* capture.c: the node of the calling thread's Python stack; 0: none. */
 uint32_t mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread);

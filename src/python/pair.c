@@ -4,6 +4,9 @@
  */
 #include "python/internal.h"
 
+#define INNER_MAX 24u
+#define LOOP_SEARCHES 4096u
+
 static MT_ALWAYS_INLINE struct mt_python_path *path_of(struct mt_python_path *paths, uint32_t a, uint32_t b)
 {
     uint64_t h = ((uint64_t)a << 32 | b) * UINT64_C(0x9e3779b97f4a7c15);
@@ -38,8 +41,10 @@ static MT_COLD void announce(struct mt_python *python, struct mt_stack *stack)
         mt_writer_lost(stack->writer, MT_LOSS_PYTHON_VERSION, 1);
         return;
     }
-    header->python_eval_start = mt_python_here.eval_start;
-    header->python_eval_end = mt_python_here.eval_end;
+    for (unsigned i = 0; i < MT_PYTHON_LOOP_PARTS; i++) {
+        header->python_loop[i][0] = mt_python_here.loop[i].start;
+        header->python_loop[i][1] = mt_python_here.loop[i].end;
+    }
     header->python_flags |= mt_python_here.free_threaded ? MT_PYTHON_FREE_THREADED : 0;
     mt_store_release(&header->python_version, mt_python_here.version);
 }
@@ -51,8 +56,19 @@ static MT_COLD void settle(struct mt_python *python)
         mt_store_relaxed(&python->settled, 1u);
 }
 
-uint32_t mt_python_pair(
-    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, uint32_t native)
+/* The first captures look whether the loop is where its symbol says. */
+static MT_COLD void check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    const struct mt_python_thread *thread, const struct mt_registers *caller)
+{
+    uint32_t frames[INNER_MAX];
+
+    mt_fetch_add_relaxed(&mt_python_here.loop_searches, 1u);
+    if (!mt_stack_inner(stack, stack_thread, caller, mt_python_here.loop, frames, INNER_MAX))
+        mt_python_find_loop(stack, stack_thread, thread, caller);
+}
+
+uint32_t mt_python_pair(struct mt_python *python, struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    struct mt_python_thread *thread, const struct mt_registers *caller, uint32_t native)
 {
     uint32_t node;
 
@@ -63,11 +79,12 @@ uint32_t mt_python_pair(
     node = mt_python_capture(python, stack, thread);
     if (!node)
         return native;
+    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_here.loop_searches) < LOOP_SEARCHES))
+        check_loop(stack, stack_thread, thread, caller);
     node = mt_python_node(stack, thread->pairs, native, MT_NODE_PAIR | node);
     return node ? node : native;
 }
 
-#define INNER_MAX 24u
 
 static uint32_t node_of(struct mt_stack *stack, struct mt_python_thread *thread, const uint32_t *frames, size_t count)
 {
@@ -104,9 +121,12 @@ uint32_t mt_python_pair_inner(struct mt_python *python, struct mt_stack *stack, 
     if (MT_UNLIKELY(!mt_python_here.known || !mt_load_relaxed(&python->announced) || !thread->inner ||
                     !mt_load_relaxed(&python->settled)))
         return 0;
-    count = mt_stack_inner(stack, stack_thread, caller, mt_python_here.eval_start, mt_python_here.eval_end, frames, INNER_MAX);
-    if (!count)
+    count = mt_stack_inner(stack, stack_thread, caller, mt_python_here.loop, frames, INNER_MAX);
+    if (MT_UNLIKELY(!count)) {
+        if (mt_load_relaxed(&mt_python_here.loop_searches) < LOOP_SEARCHES)
+            mt_python_find_loop(stack, stack_thread, thread, caller);
         return 0;
+    }
     node = mt_python_capture(python, stack, thread);
     native = node ? node_of(stack, thread, frames, count) : 0;
     return native ? mt_python_node(stack, thread->pairs, native, MT_NODE_PAIR | node) : 0;

@@ -5,6 +5,7 @@
  *   detect.c   which interpreter is here, if any
  *   offsets.c  where in its structures things are, by version
  *   capture.c  a thread's frames -> a node; the verified memo
+ *   loop.c     the interpreter's loop, whose parts are told from other native code
  *   lines.c    (code object, instruction) -> frame of the segment
  *   code.c     code object -> entry of the segment's table of codes
  *   pair.c     native node and Python node -> one node
@@ -118,8 +119,8 @@ bool mt_python_wrap_again(void); /* true: no more need to */
 bool mt_python_is_wrapped(void);
 
 /* `native` paired with the calling thread's Python stack; `native` itself where there is none. */
-uint32_t mt_python_pair(
-    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, uint32_t native);
+uint32_t mt_python_pair(struct mt_python *python, struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    struct mt_python_thread *thread, const struct mt_registers *caller, uint32_t native);
 
 /*
  * The same for an object: the native part of its stack is what lies inside of the innermost Python frame. Programs make so many objects that the rest,

@@ -138,8 +138,9 @@ static unsigned char kind_of(const struct tables *t, const struct mt_store_frame
 {
     if (f->flags & MT_FRAME_PYTHON || !(t->modules[f->module].flags & READER_MODULE_PYTHON))
         return 0;
-    if (f->offset >= t->python_loop_start && f->offset < t->python_loop_end)
-        return FRAME_INTERPRETER | FRAME_LOOP;
+    for (size_t i = 0; i < MT_PYTHON_LOOP_PARTS; i++)
+        if (f->offset >= t->python_loop[i][0] && f->offset < t->python_loop[i][1])
+            return FRAME_INTERPRETER | FRAME_LOOP;
     return FRAME_INTERPRETER;
 }
 

@@ -92,7 +92,8 @@ struct tables {
     size_t module_capacity, frame_capacity, node_capacity;
     struct code *codes;
     size_t code_count, code_capacity;
-    uint64_t python_loop_start, python_loop_end; /* the interpreter's, as frame offsets */
+    uint64_t python_loop[MT_PYTHON_LOOP_PARTS][2]; /* the interpreter's, as frame offsets */
+    uint64_t interpreter_bias;
     bool interpreter_known;
     uint32_t python_version, python_flags; /* as the segment's header has them */
     bool has_python; /* there are frames or nodes that only python.h understands */

@@ -37,12 +37,11 @@ static int reserve(void **items, size_t *capacity, size_t count, size_t item_byt
 /* Where the interpreter's loop is, in the module that it is in. */
 static void note_interpreter(struct target *target, const struct mt_module *m, size_t module)
 {
-    uint64_t start = target->header->python_eval_start, end = target->header->python_eval_end;
+    uint64_t start = mt_load_relaxed(&target->header->python_loop[0][0]);
 
-    if (module == 0 || start < m->start || start >= m->end || end <= start)
+    if (module == 0 || start < m->start || start >= m->end)
         return;
-    target->tables.python_loop_start = start - m->load_bias;
-    target->tables.python_loop_end = end - m->load_bias;
+    target->tables.interpreter_bias = m->load_bias;
     ((struct mt_store_module *)target->tables.modules)[module].flags |= READER_MODULE_PYTHON;
     target->tables.interpreter_known = true;
 }
@@ -116,6 +115,10 @@ int tables_update(struct target *target)
         reserve((void **)&t->nodes, &t->node_capacity, nodes, sizeof(*t->nodes)) < 0)
         return -ENOMEM;
     find_interpreter(target, t->module_count);
+    for (size_t i = 0; i < MT_PYTHON_LOOP_PARTS; i++) {
+        t->python_loop[i][1] = mt_load_acquire(&target->header->python_loop[i][1]) - t->interpreter_bias;
+        t->python_loop[i][0] = mt_load_relaxed(&target->header->python_loop[i][0]) - t->interpreter_bias;
+    }
     for (; t->frame_count < frames; t->frame_count++) {
         struct mt_frame f = ((const struct mt_frame *)(base + layout->frame_offset))[t->frame_count];
 

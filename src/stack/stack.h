@@ -125,12 +125,20 @@ void mt_stack_thread_finish(struct mt_stack_thread *thread);
 uint32_t mt_stack_capture(
     struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers, unsigned nesting);
 
+struct mt_code_range {
+    uintptr_t start, end;
+};
+
+/* The pc of the frame that the stack address lies in, at most 64 frames out. 0: none. */
+uintptr_t mt_stack_pc_at(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    uintptr_t address);
+
 /*
- * The frames, innermost first, up to the first one with a pc in [low, high), at most `capacity`. Returns how many; 0: there is none so near, or a frame on
+ * The frames, innermost first, up to the first one with a pc in one of the ranges (the last one is empty), at most `capacity`. Returns how many; 0: there is none so near, or a frame on
  * the way is not a plain one.
  */
 size_t mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    uintptr_t low, uintptr_t high, uint32_t *ret_frames, size_t capacity);
+    const struct mt_code_range *ranges, uint32_t *ret_frames, size_t capacity);
 
 /* The node (parent, frame), added if new; 0: no memory (counted). For stacks that come from elsewhere than a walk. */
 uint32_t mt_stack_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);

@@ -46,6 +46,7 @@
 
 #define MT_SEGMENT_MAGIC UINT64_C(0x3165636172746d6d) /* "mmtrace1" */
 #define MT_PAGE_BYTES 4096u
+#define MT_PYTHON_LOOP_PARTS 4
 
 enum mt_segment_flags {
     /* ring.busy is ordered by membarrier on the reader's side; else by a full fence in the writer. */
@@ -94,7 +95,8 @@ struct mt_segment_header {
     uint32_t code_count;
     uint32_t python_version; /* as Python's PY_VERSION_HEX; 0: no Python here, or not one that is known */
     uint64_t text_used;
-    uint64_t python_eval_start, python_eval_end; /* addresses of the interpreter's loop: set before python_version */
+    /* Addresses of the interpreter's loop, [start, end): the first set before python_version, more as parts that the compiler put elsewhere are met. */
+    uint64_t python_loop[MT_PYTHON_LOOP_PARTS][2];
     uint32_t python_flags; /* enum mt_python_flags */
 
     /* Ledger, written with relaxed atomic adds by any thread of the target. */
