@@ -194,6 +194,24 @@ uint32_t stacks_resolve(
     return make_nodes(t, stack, change, frames);
 }
 
+uint64_t stacks_pair_hash(uint64_t native_hash, uint32_t python)
+{
+    return mix(native_hash, MT_NODE_PAIR | python);
+}
+
+uint32_t stacks_pair(struct tables *t, uint64_t hash, uint32_t native, uint32_t python)
+{
+    uint32_t node = find_node(t, hash, native, MT_NODE_PAIR | python);
+
+    if (MT_LIKELY(node))
+        return node;
+    t->has_python = true;
+    node = add_node(t, hash, native, MT_NODE_PAIR | python);
+    if (!node)
+        t->nodes_lost++;
+    return node ? node : native;
+}
+
 void stacks_finish(struct ring_stack *stack)
 {
     free(stack->hashes);

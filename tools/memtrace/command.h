@@ -27,6 +27,7 @@ enum {
     X(top, "[-d DB] [--run N] [--by ORDER] [-n ROWS] [--heap NAME] [--stacks] [--json]", "who allocated what")         \
     X(leaks, "[-d DB] [--run N] [-n ROWS] [--stacks] [--json]", "what was never freed, and from where")                \
     X(phases, "[-d DB] [--run N] [--json]", "memory by phase of the program")                                          \
+    X(loop, "[-n N] [-o DB] -- COMMAND...", "run a program again and again, to see what grows")                          \
     X(mark, "[--pid PID] NAME", "name this moment in a running trace")                                                 \
     X(sql, "[-d DB] [--json | --csv | --table] QUERY", "ask the database anything")                                    \
     X(version, "[--json]", "print the version")
@@ -89,6 +90,7 @@ int reader_start(struct reader_process *reader, const char *database, const char
 /* Tells the end of the root and waits until the run is on disk. */
 int reader_finish(struct reader_process *reader, int root_pid, int wait_status, bool *ret_waiting);
 char *find_library(void); /* NULL: not found; the caller frees */
+char *find_python_folder(void); /* of the module `memtrace` for Python; as find_library() */
 char *quote_command(char **argv);
 
 #endif
