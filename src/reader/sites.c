@@ -194,6 +194,11 @@ static int reserve_ids(struct target *target, size_t count)
     return 0;
 }
 
+static bool is_pair(const struct tables *t, const struct mt_store_node *n)
+{
+    return t->has_python && n->frame & MT_NODE_PAIR && (n->frame & ~MT_NODE_PAIR) < t->nodes_checked;
+}
+
 /* Which frames a stack has is what the target says. One that is not in the table, when all those are that were published before
  * it, is a lie: a stack of the first frame is as good as any. Returns how many nodes can be used. */
 static size_t check_nodes(struct target *target)
@@ -202,8 +207,8 @@ static size_t check_nodes(struct target *target)
 
     for (; t->frame_count && t->nodes_checked < t->node_count; t->nodes_checked++) {
         struct mt_store_node *n = &t->nodes[t->nodes_checked];
-        if (t->nodes_checked == 0 || (n->parent < t->nodes_checked && (n->frame < t->frame_count || n->frame & MT_NODE_PAIR)))
-            continue; /* pairs are made here, of nodes that are there */
+        if (t->nodes_checked == 0 || (n->parent < t->nodes_checked && (n->frame < t->frame_count || is_pair(t, n))))
+            continue;
         *n = (struct mt_store_node){0};
         target->lost_decode++;
     }

@@ -32,7 +32,7 @@ def find_pythons():
 
 
 PYTHONS = find_pythons()
-print("#", "Python:", ", ".join(f"{v} ({p})" for v, p in PYTHONS) or "none")
+print("Python:", ", ".join(f"{v} ({p})" for v, p in PYTHONS) or "none", file=sys.stderr)
 
 
 def marked_lines(path):
