@@ -1,38 +1,15 @@
-"""Python's frames and objects, on every CPython that is here: those named by MEMTRACE_TEST_PYTHONS (separated by colons), else python3.11 to
-python3.14 and python3 on PATH and /usr/bin/python3. The report says which."""
+"""Python's frames and objects, on every CPython that is here (tests/harness/pythons.py)."""
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 
 import harness
+from pythons import PYTHONS
 
 FOLDER = f"{harness.SOURCE}/tests/targets/python"
 MODULE = os.path.join(os.environ.get("MT_BUILD", ""), "python")
 OBJECTS, FRAMES = {"MEMTRACE_PYTHON": "objects"}, {"MEMTRACE_PYTHON": "frames"}
-
-
-def find_pythons():
-    """(name, executable) of each CPython from 3.11 on."""
-    wanted = os.environ.get("MEMTRACE_TEST_PYTHONS")
-    names = wanted.split(":") if wanted else [*(f"python3.{n}" for n in range(11, 15)), "python3", "/usr/bin/python3"]
-    found = {}
-    for name in names:
-        path = shutil.which(name)
-        if not path:
-            continue
-        done = subprocess.run([path, "-c", "import sys; print(sys.executable, sys.implementation.name, *sys.version_info[:3])"],
-                              capture_output=True, text=True, env=harness.clean_environment())
-        words = done.stdout.split()
-        if done.returncode == 0 and words[1] == "cpython" and tuple(map(int, words[2:4])) >= (3, 11):
-            found[os.path.realpath(words[0])] = ".".join(words[2:5])
-    return [(version, path) for path, version in sorted(found.items(), key=lambda item: item[1])]
-
-
-PYTHONS = find_pythons()
-print("#", "Python:", ", ".join(f"{v} ({p})" for v, p in PYTHONS) or "none")
 
 
 def marked_lines(path):
