@@ -75,13 +75,16 @@ void mt_python_thread_forget(struct mt_python_thread *thread)
     thread->count = 0;
 }
 
-static MT_ALWAYS_INLINE const char *innermost(const struct mt_python_offsets *o)
+static MT_ALWAYS_INLINE const char *innermost(struct mt_python *python, const struct mt_python_offsets *o)
 {
     const char *runtime = mt_python_here.runtime, *holder;
     const void *finalizing;
 
-    if (MT_UNLIKELY(!*(const volatile int *)(runtime + o->runtime_core_initialized)))
+    if (MT_UNLIKELY(!*(const volatile int *)(runtime + o->runtime_core_initialized))) {
+        if (mt_load_relaxed(&python->settled))
+            mt_python_unsettle(python);
         return NULL;
+    }
     holder = mt_python_here.this_thread();
     if (!holder)
         return NULL;
@@ -234,7 +237,7 @@ uint32_t mt_python_capture(struct mt_python *python, struct mt_stack *stack, str
 
     if (MT_UNLIKELY(!mt_python_here.known))
         return 0;
-    frame = innermost(o);
+    frame = innermost(python, o);
     if (!frame)
         return 0;
     if (MT_UNLIKELY(!thread->nodes) && !make(stack, thread)) {

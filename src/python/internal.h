@@ -35,6 +35,7 @@ struct mt_python_interpreter {
     uint32_t loop_searches;
     uint32_t version; /* PY_VERSION_HEX; 0: older than 3.11 */
     bool known;       /* offsets are good */
+    bool late;        /* it came by a dlopen, and may go again */
     bool free_threaded;
     enum mt_python_mode mode;
     struct mt_python_offsets offsets;
@@ -56,6 +57,9 @@ bool mt_python_find_loop(struct mt_stack *stack, struct mt_stack_thread *stack_t
 
 /* capture.c: the node of the calling thread's Python stack; 0: none. */
 uint32_t mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread);
+
+/* objects.c: the interpreter does not run (any more). */
+void mt_python_unsettle(struct mt_python *python);
 
 /* ---- code.c ---- */
 

@@ -91,6 +91,13 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
 
 bool mt_python_is_known(void);
 
+/*
+ * Around a dlclose, where the interpreter came by a dlopen: it may go, and with it what captures look at. In between there are no Python stacks; if it is
+ * gone it is forgotten.
+ */
+void mt_python_before_unload(void);
+void mt_python_after_unload(void);
+
 /* Set when there is an interpreter whose frames can be read, or of which the run must be told that they cannot. */
 extern uint32_t mt_python_present MT_HIDDEN;
 

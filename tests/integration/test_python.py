@@ -205,6 +205,23 @@ print("done")
         self.assertGreaterEqual(result.one("SELECT SUM(allocated_bytes) FROM top_allocators WHERE heap = 'python'"), 20 * 30001)
 
     @each_python
+    def test_embedded(self, python, version):
+        """An interpreter that comes by dlopen, three times over, and goes again."""
+        said = harness.plain([python, "-c", "import sysconfig as s; print(s.get_config_var('LIBDIR'), s.get_config_var('INSTSONAME'), s.get_config_var('prefix'))"])
+        folder, name, prefix = said.out.decode().split()
+        library = f"{folder}/{name}"
+        if not name.endswith((".so", ".so.1.0")) or not os.path.exists(library):
+            return  # a static one
+        for more in ([], ["close"]):
+            self.db = os.path.join(self.folder, f"{version}-{len(more)}.db")
+            env = {**OBJECTS, "PYTHONHOME": prefix}
+            result = self.trace(harness.target("embed"), library, *more, env=env)
+            self.assertEqual((result.status, result.out), (0, b"5\n" * 3), result.err)
+            found = dict(map(tuple, result.query("SELECT heap, SUM(allocated_bytes) FROM top_allocators WHERE file = '<string>' GROUP BY 1")))
+            self.assertLess(found.get("malloc", 0), 40000, found)  # the interpreter's own calls of malloc
+            self.assertGreaterEqual(found["python"], 3 * 5 * 40002)
+
+    @each_python
     def test_module(self, python, version):
         code = """
 import memtrace
