@@ -29,10 +29,10 @@ static enum mt_python_mode read_mode(void)
 
 static void look(const struct link_map *object)
 {
-    if (mt_load_acquire(&mt_python_present))
+    if (mt_load_acquire(&mt_python_present) == MT_PYTHON_HERE)
         return;
     mt_python_detect(mt_real_find_sized, object, mode);
-    if (!mt_load_acquire(&mt_python_present))
+    if (mt_load_acquire(&mt_python_present) != MT_PYTHON_HERE)
         return;
     if (mt_python_is_known() && mode == MT_PYTHON_MODE_OBJECTS && !mt_python_wrap(&mt_object_allocator)) {
         mt_writer_lost(&mt_state.writer, MT_LOSS_PYTHON_OBJECTS, 1);

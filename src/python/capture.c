@@ -57,13 +57,16 @@ static MT_COLD bool grow(struct mt_stack *stack, struct mt_python_thread *thread
     return true;
 }
 
-static MT_ALWAYS_INLINE const char *innermost(const struct mt_python_offsets *o)
+static MT_ALWAYS_INLINE const char *innermost(struct mt_python *python, const struct mt_python_offsets *o)
 {
     const char *runtime = mt_python_here.runtime, *holder;
     const void *finalizing;
 
-    if (MT_UNLIKELY(!*(const volatile int *)(runtime + o->runtime_core_initialized)))
+    if (MT_UNLIKELY(!*(const volatile int *)(runtime + o->runtime_core_initialized))) {
+        if (mt_load_relaxed(&python->settled))
+            mt_python_unsettle(python);
         return NULL;
+    }
     holder = mt_python_here.this_thread();
     if (!holder)
         return NULL;
@@ -220,7 +223,7 @@ static bool capture(
 {
     const struct mt_python_offsets *o = &mt_python_here.offsets;
     size_t kept = thread->count, fresh = 0;
-    const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(o) : NULL;
+    const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(python, o) : NULL;
 
     thread->count = 0;
     mt_compiler_fence();
@@ -291,6 +294,8 @@ bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct 
 {
     bool changed;
 
+    if (MT_UNLIKELY(mt_load_acquire(&mt_python_present) != MT_PYTHON_HERE))
+        return replace_inner(thread, 0, 0, ret_change);
     if (MT_UNLIKELY(!mt_load_relaxed(&python->announced)))
         announce(python, stack);
     if (MT_UNLIKELY(!mt_load_relaxed(&python->settled)))

@@ -37,6 +37,7 @@ struct mt_python_interpreter {
     uint32_t loop_searches;
     uint32_t version; /* PY_VERSION_HEX; 0: older than 3.11 */
     bool known;       /* offsets are good */
+    bool late;        /* it came by a dlopen, and may go again */
     bool free_threaded;
     enum mt_python_mode mode;
     struct mt_python_offsets offsets;
@@ -63,6 +64,9 @@ void mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_
 /* mt_python_find_loop(), unless it was tried often. */
 void mt_python_find_loop_if_new(struct mt_stack *stack, struct mt_stack_thread *stack_thread,
     const struct mt_python_thread *thread, const struct mt_registers *caller);
+
+/* objects.c: the interpreter does not run (any more). */
+void mt_python_unsettle(struct mt_python *python);
 
 /* ---- code.c ---- */
 

@@ -26,6 +26,7 @@ struct mt_python_lines {
 
 #define FIRST_ENTRIES 4096u
 #define LINES_MAX (1u << 18)
+#define CODE_KEY 4u
 #define UNIT_BYTES 2
 #define UNITS_MAX (1u << 28)
 #define NO_UNIT INT64_C(-2)
@@ -131,12 +132,36 @@ static int64_t unit_of(const void *code, const char *frame, const void *instruct
     return bytes >= -UNIT_BYTES && bytes < (int64_t)UNITS_MAX * UNIT_BYTES ? bytes / UNIT_BYTES : NO_UNIT;
 }
 
-static int add(struct mt_python *python, struct mt_stack *stack, const void *code, int64_t unit, bool entry, uint32_t *ret)
+/*
+ * The segment's code of a code object. It is asked for once for each of the code's instructions, so the answer is kept among the lines, by an address
+ * that is no instruction's: inside of the code object's head.
+ */
+static int code_of(
+    struct mt_python *python, struct mt_stack *stack, const void *code, uint64_t proof, uint32_t *ret_code)
+{
+    uint64_t key = (uint64_t)(uintptr_t)code + CODE_KEY;
+    uint32_t found = find(python->lines, key, proof);
+    int r = 0;
+
+    if (found) {
+        *ret_code = found - 1;
+        return 0;
+    }
+    r = mt_python_code_id(python, stack, code, ret_code);
+    if (r == 0)
+        r = make_room(stack, &python->lines, LINES_MAX);
+    if (r == 0)
+        put(python->lines, key, proof, *ret_code + 1);
+    return r;
+}
+
+static int add(struct mt_python *python, struct mt_stack *stack, const void *code, uint64_t proof, int64_t unit, bool entry,
+    uint32_t *ret)
 {
     struct mt_frame frame = {0, 0, MT_FRAME_PYTHON | (entry ? MT_FRAME_ENTRY : 0)};
     uint32_t found, index = unit == NO_UNIT ? UNITS_MAX : (uint32_t)(unit + 1);
     uint64_t key;
-    int r = mt_python_code_id(python, stack, code, &frame.module);
+    int r = code_of(python, stack, code, proof, &frame.module);
 
     if (r == 0)
         r = make_room(stack, &python->frames, UINT64_MAX);
@@ -166,7 +191,9 @@ static MT_COLD bool miss(struct mt_python *python, struct mt_stack *stack, const
     mt_lock_acquire(stack->lock);
     r = make_room(stack, &python->lines, LINES_MAX);
     if (r == 0)
-        r = add(python, stack, code, unit, key & 1, ret_frame);
+        r = add(python, stack, code, proof, unit, key & 1, ret_frame);
+    if (r == 0)
+        r = make_room(stack, &python->lines, LINES_MAX);
     if (r == 0 && !find(python->lines, key, proof))
         put(python->lines, key, proof, *ret_frame + 1);
     mt_lock_release(stack->lock);

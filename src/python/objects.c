@@ -5,12 +5,12 @@
  * When: before main, so that every object is seen from its beginning. The interpreter's pre-initialisation overwrites that where it is told which
  * allocator to take (PYTHONMALLOC, development mode); so it is looked at once more as soon as the core is initialised, before anything else
  * (tracemalloc) can have wrapped what is there. Where an interpreter is found when it already runs, nothing is wrapped: five pointers cannot be
- * replaced at once under threads that use them.
+ * replaced at once under threads that use them. An interpreter that is finalised and initialised again is a new case.
  */
 #include "python/internal.h"
 
 static uint32_t looked_again; /* not wiped at fork: a child's allocators are its parent's */
-static struct mt_python_slot slots[4];
+static struct mt_python_slot slots[64]; /* a new one each time: calls through an old one may be under way */
 static unsigned slots_used;
 
 static bool wrap(void)
@@ -68,6 +68,12 @@ bool mt_python_wrap_again(void)
     if (slots_used)
         wrap();
     return true;
+}
+
+void mt_python_unsettle(struct mt_python *python)
+{
+    mt_store_relaxed(&looked_again, 0u);
+    mt_store_relaxed(&python->settled, 0u);
 }
 
 bool mt_python_is_wrapped(void)

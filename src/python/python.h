@@ -85,7 +85,15 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
 
 bool mt_python_is_known(void);
 
-/* Set when there is an interpreter whose frames can be read, or of which the run must be told that they cannot. */
+/*
+ * Around a dlclose, where the interpreter came by a dlopen: it may go, and with it what captures look at. In between there are no Python stacks; if it is
+ * gone it is forgotten.
+ */
+void mt_python_before_unload(void);
+void mt_python_after_unload(void);
+
+/* Whether there is an interpreter whose frames can be read, or of which the run must be told that they cannot. */
+enum { MT_PYTHON_NONE = 0, MT_PYTHON_HERE, MT_PYTHON_GONE /* its last stacks are still to be taken back */ };
 extern uint32_t mt_python_present MT_HIDDEN;
 
 /* PyMemAllocatorEx of every version. */

@@ -1,38 +1,15 @@
-"""Python's frames and objects, on every CPython that is here: those named by MEMTRACE_TEST_PYTHONS (separated by colons), else python3.11 to
-python3.14 and python3 on PATH and /usr/bin/python3. The report says which."""
+"""Python's frames and objects, on every CPython that is here (tests/harness/pythons.py)."""
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 
 import harness
+from pythons import PYTHONS
 
 FOLDER = f"{harness.SOURCE}/tests/targets/python"
 MODULE = os.path.join(os.environ.get("MT_BUILD", ""), "python")
 OBJECTS, FRAMES = {"MEMTRACE_PYTHON": "objects"}, {"MEMTRACE_PYTHON": "frames"}
-
-
-def find_pythons():
-    """(name, executable) of each CPython from 3.11 on."""
-    wanted = os.environ.get("MEMTRACE_TEST_PYTHONS")
-    names = wanted.split(":") if wanted else [*(f"python3.{n}" for n in range(11, 15)), "python3", "/usr/bin/python3"]
-    found = {}
-    for name in names:
-        path = shutil.which(name)
-        if not path:
-            continue
-        done = subprocess.run([path, "-c", "import sys; print(sys.executable, sys.implementation.name, *sys.version_info[:3])"],
-                              capture_output=True, text=True, env=harness.clean_environment())
-        words = done.stdout.split()
-        if done.returncode == 0 and words[1] == "cpython" and tuple(map(int, words[2:4])) >= (3, 11):
-            found[os.path.realpath(words[0])] = ".".join(words[2:5])
-    return [(version, path) for path, version in sorted(found.items(), key=lambda item: item[1])]
-
-
-PYTHONS = find_pythons()
-print("Python:", ", ".join(f"{v} ({p})" for v, p in PYTHONS) or "none", file=sys.stderr)
 
 
 def marked_lines(path):
@@ -226,6 +203,23 @@ print("done")
         result = self.trace(python, "-c", code, env=OBJECTS)
         self.assertEqual((result.status, result.out), (0, b"done\n"), result.err)
         self.assertGreaterEqual(result.one("SELECT SUM(allocated_bytes) FROM top_allocators WHERE heap = 'python'"), 20 * 30001)
+
+    @each_python
+    def test_embedded(self, python, version):
+        """An interpreter that comes by dlopen, three times over, and goes again."""
+        said = harness.plain([python, "-c", "import sysconfig as s; print(s.get_config_var('LIBDIR'), s.get_config_var('INSTSONAME'), s.get_config_var('prefix'))"])
+        folder, name, prefix = said.out.decode().split()
+        library = f"{folder}/{name}"
+        if not name.endswith((".so", ".so.1.0")) or not os.path.exists(library):
+            return  # a static one
+        for more in ([], ["close"]):
+            self.db = os.path.join(self.folder, f"{version}-{len(more)}.db")
+            env = {**OBJECTS, "PYTHONHOME": prefix}
+            result = self.trace(harness.target("embed"), library, *more, env=env)
+            self.assertEqual((result.status, result.out), (0, b"5\n" * 3), result.err)
+            found = dict(map(tuple, result.query("SELECT heap, SUM(allocated_bytes) FROM top_allocators WHERE file = '<string>' GROUP BY 1")))
+            self.assertLess(found.get("malloc", 0), 40000, found)  # the interpreter's own calls of malloc
+            self.assertGreaterEqual(found["python"], 3 * 5 * 40002)
 
     @each_python
     def test_module(self, python, version):
