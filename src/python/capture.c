@@ -162,6 +162,16 @@ static bool read_frame(struct mt_python *python, struct mt_stack *stack, const c
     return true;
 }
 
+/*
+ * Whether the frame is the kept one; of a code object's address that is only so if it is still the object that it was. Where every code object that is freed is
+ * heard of (mt_python_codes_freed) and none was, that needs no proof; and the instruction, which lies in the code object, tells which that is.
+ */
+static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_state *s)
+{
+    return mt_python_pointer(s->frame, o->frame_instruction) == s->instruction &&
+           mt_python_pointer(s->frame, o->frame_previous) == s->previous;
+}
+
 static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const struct mt_python_state *s)
 {
     const char *frame = s->frame;
@@ -173,8 +183,14 @@ static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const stru
 }
 
 /* Follows the kept frames outwards from the one below `at`. Returns where that ends; 0: all hold. */
-static MT_ALWAYS_INLINE size_t verify(const struct mt_python_offsets *o, const struct mt_python_state *states, size_t at)
+static MT_ALWAYS_INLINE size_t verify(
+    const struct mt_python_offsets *o, const struct mt_python_state *states, size_t at, bool same_codes)
 {
+    if (MT_LIKELY(same_codes)) {
+        while (at > 0 && holds_its_place(o, &states[at - 1]))
+            at--;
+        return at;
+    }
     while (at > 0 && holds(o, &states[at - 1]))
         at--;
     return at;
@@ -223,15 +239,18 @@ static bool capture(
 {
     const struct mt_python_offsets *o = &mt_python_here.offsets;
     size_t kept = thread->count, fresh = 0;
+    uint32_t codes_freed = mt_load_acquire(&mt_python_codes_freed);
+    bool same_codes = mt_python_here.codes_watched && thread->codes_freed == codes_freed;
     const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(python, o) : NULL;
 
     thread->count = 0;
+    thread->codes_freed = codes_freed;
     mt_compiler_fence();
     while (frame) {
         size_t met = meet(thread->states, kept, frame), stop;
 
         if (met) {
-            stop = verify(o, thread->states, met);
+            stop = verify(o, thread->states, met, same_codes);
             if (stop == 0) {
                 if (MT_UNLIKELY(met + fresh > thread->capacity) && !grow(stack, thread, fresh))
                     break;

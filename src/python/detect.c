@@ -58,8 +58,10 @@ void mt_python_after_unload(void)
 
     if (!mt_python_here.late)
         return;
-    if (_dl_find_object((void *)mt_python_here.runtime, &object) == 0 && _dl_find_object(*(void **)&mt_python_here.this_thread, &object) == 0)
+    if (_dl_find_object((void *)mt_python_here.runtime, &object) == 0 && _dl_find_object(*(void **)&mt_python_here.this_thread, &object) == 0) {
         mt_store_release(&mt_python_present, MT_PYTHON_HERE);
-    else
+    } else {
+        mt_python_code_type = NULL;
         mt_python_here = (struct mt_python_interpreter){.mode = mt_python_here.mode};
+    }
 }

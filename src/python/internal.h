@@ -39,6 +39,7 @@ struct mt_python_interpreter {
     bool known;       /* offsets are good */
     bool late;        /* it came by a dlopen, and may go again */
     bool free_threaded;
+    bool codes_watched; /* objects.c: mt_python_codes_freed tells of all */
     enum mt_python_mode mode;
     struct mt_python_offsets offsets;
 };

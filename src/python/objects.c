@@ -9,6 +9,8 @@
  */
 #include "python/internal.h"
 
+uint32_t mt_python_codes_freed;
+const void *mt_python_code_type;
 static uint32_t looked_again; /* not wiped at fork: a child's allocators are its parent's */
 static struct mt_python_slot slots[64]; /* a new one each time: calls through an old one may be under way */
 static unsigned slots_used;
@@ -35,6 +37,22 @@ static bool wrap(void)
         done = true;
     }
     return done;
+}
+
+/*
+ * Code objects are freed through the wrapper, as what they are, if nothing that moves addresses (the interpreter's debug hooks) is in front of it. In free-threaded
+ * builds they have a header of their own, and instructions do not lie in them.
+ */
+static void watch_codes(void)
+{
+    struct mt_python_allocator now;
+
+    mt_python_here.get_allocator(MT_PYTHON_DOMAIN_OBJ, &now);
+    if (mt_python_here.free_threaded || now.malloc != mt_python_here.wrapper->malloc)
+        return;
+    mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u); /* until now they were not counted */
+    mt_python_code_type = mt_python_here.code_type;
+    mt_python_here.codes_watched = true;
 }
 
 static bool can_wrap(void)
@@ -67,12 +85,14 @@ bool mt_python_wrap_again(void)
     mt_store_relaxed(&looked_again, 1u);
     if (slots_used)
         wrap();
+    watch_codes();
     return true;
 }
 
 void mt_python_unsettle(struct mt_python *python)
 {
     mt_store_relaxed(&looked_again, 0u);
+    mt_python_here.codes_watched = false;
     mt_store_relaxed(&python->settled, 0u);
 }
 

@@ -54,7 +54,7 @@ struct mt_python {
 /* A frame of a kept stack (capture.c). */
 struct mt_python_state {
     const char *frame;
-    const void *code, *instruction, *previous;
+    const void *instruction, *previous, *code;
     uint64_t proof;   /* that the code object is the one it was (internal.h) */
     uint32_t line;    /* frame of the segment */
     uint32_t depth;   /* frames of the stack up to this one, inclusive */
@@ -72,6 +72,7 @@ struct mt_python_thread {
     uint32_t *frames;
     size_t count, capacity; /* of states */
     uint32_t frame_count;
+    uint32_t codes_freed; /* mt_python_codes_freed as of the states */
     uint32_t inner_count;
     uint32_t inner[MT_PYTHON_INNER_MAX]; /* the inner stack that the reader has, outermost first */
     bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
@@ -104,6 +105,17 @@ struct mt_python_allocator {
     void *(*realloc)(void *ctx, void *p, size_t size);
     void (*free)(void *ctx, void *p);
 };
+
+/* Grows when an object that is freed looks like a code object: what was known of its address is not any more. */
+extern uint32_t mt_python_codes_freed MT_HIDDEN;
+extern const void *mt_python_code_type MT_HIDDEN; /* NULL: need not be looked for */
+
+/* A block of the domain OBJ is about to be freed: of 16 bytes, at least. */
+static MT_ALWAYS_INLINE void mt_python_object_gone(const void *p)
+{
+    if (MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
+        mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u);
+}
 
 enum { MT_PYTHON_DOMAIN_MEM = 1, MT_PYTHON_DOMAIN_OBJ = 2 };
 

@@ -86,6 +86,7 @@ void python_codes_finish(struct tables *t)
         free(t->codes[i].filename);
         free(t->codes[i].qualname);
         free(t->codes[i].lines);
+        free(t->codes[i].runs);
     }
     free(t->codes);
 }

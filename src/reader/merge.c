@@ -92,16 +92,16 @@ static int file_of(struct merger *m, const char *name)
 static int python_frame(struct merger *m, const struct mt_store_frame *f)
 {
     static char unknown_file[] = "[unknown]", unknown_name[] = "[python]";
-    static const struct code unknown = {.filename = unknown_file, .qualname = unknown_name};
+    static struct code unknown = {.filename = unknown_file, .qualname = unknown_name};
     const struct tables *t = &m->target->tables;
-    const struct code *code = f->module < t->code_count ? &t->codes[f->module] : &unknown;
+    struct code *code = f->module < t->code_count ? &t->codes[f->module] : &unknown;
     int64_t line = 0;
     uint64_t hash, key;
     struct slot *slot;
     int at, file;
 
     if (f->offset != MT_FRAME_NO_INSTRUCTION)
-        line = python_line(code->lines, code->lines_bytes, code->first_line, f->offset);
+        line = python_code_line(code, f->offset);
     if (line <= 0)
         line = code->first_line;
     hash = mt_hash_combine(mt_hash_bytes(code->qualname, strlen(code->qualname)), (uint64_t)line);

@@ -12,6 +12,9 @@
  */
 int64_t python_line(const uint8_t *table, size_t table_bytes, int64_t first_line, uint64_t unit);
 
+/* The same by a list of runs, made at the first question: many instructions of one code are asked for. */
+int64_t python_code_line(struct code *code, uint64_t unit);
+
 /* Copies what is new of the segment's codes. 0 or -ENOMEM. */
 int python_codes_update(struct target *target);
 void python_codes_finish(struct tables *tables);

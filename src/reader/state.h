@@ -109,7 +109,13 @@ struct stack_slot {
     uint32_t node; /* 0: empty */
 };
 
+struct line_run {
+    uint32_t end, line; /* of the code units up to `end` from the end of the run before; line 0: none */
+};
+
 struct code { /* a Python code object */
+    struct line_run *runs; /* lines.c */
+    size_t run_count;
     char *filename, *qualname;
     uint8_t *lines;
     size_t lines_bytes;
