@@ -382,9 +382,15 @@ int python_merge(struct merger *m, uint32_t node, uint32_t *ret_node)
 
 /* ---- all of them -------------------------------------------------------------------------------------------------- */
 
-int python_merger_update(struct target *target, struct merger **ret)
+bool python_keeps_internals(void)
 {
     const char *internals = getenv(MT_ENV_INTERNALS);
+
+    return internals && *internals && strcmp(internals, "0") != 0;
+}
+
+int python_merger_update(struct target *target, struct merger **ret)
+{
     struct merger *m = target->merger;
     int r;
 
@@ -393,7 +399,7 @@ int python_merger_update(struct target *target, struct merger **ret)
         if (!m)
             return -ENOMEM;
         m->target = target;
-        m->keep_internals = internals && *internals && strcmp(internals, "0") != 0;
+        m->keep_internals = python_keeps_internals();
     }
     if (!m->node_count) {
         if (!reserve((void **)&m->out_nodes, &m->node_capacity, 1, sizeof(*m->out_nodes)) ||

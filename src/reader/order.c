@@ -8,7 +8,7 @@
  * Records are copied out of the ring before they are decoded, so that what was checked is what is used, and so that room is given
  * back early.
  */
-#include "reader/state.h"
+#include "reader/python.h"
 
 #include <linux/futex.h>
 #include <linux/membarrier.h>
@@ -180,6 +180,15 @@ static void flush_events(struct drain *d)
     d->event_count = d->change_count = d->frame_count = 0;
 }
 
+static MT_ALWAYS_INLINE uint32_t alike(struct target *target, uint32_t frame)
+{
+    const struct tables *t = &target->tables;
+
+    if (MT_UNLIKELY(frame >= t->alike_count) && (python_alike_update(target) < 0 || frame >= t->alike_count))
+        return frame;
+    return t->alike[frame];
+}
+
 /* The record's change to its ring's stack; the node is found when the batch is applied. */
 static MT_ALWAYS_INLINE void change_stack(struct drain *d, struct ring *ring, enum ring_stack_kind kind, uint32_t keep, uint32_t push,
     const uint64_t *words, bool has_event)
@@ -198,6 +207,8 @@ static MT_ALWAYS_INLINE void change_stack(struct drain *d, struct ring *ring, en
             frames[i] = 0;
             d->target->lost_decode++;
         }
+        if (kind != STACK_NATIVE)
+            frames[i] = alike(d->target, frames[i]);
     }
     change = &d->changes[d->change_count];
     *change = (struct stack_change){.stack = &ring->stacks[kind],

@@ -29,6 +29,10 @@ int python_merge(struct merger *merger, uint32_t node, uint32_t *ret_node);
 struct mt_store_stacks python_stacks(const struct merger *merger); /* what ret_node is a node of */
 void python_merger_free(struct merger *merger); /* accepts NULL */
 
+/* Brings tables.alike up to the frames there are. 0 or -ENOMEM. */
+int python_alike_update(struct target *target);
+bool python_keeps_internals(void);
+
 /* "3.12.1", "3.13.0rc2", "3.14.0t"; "" where there is no Python. */
 void python_version_text(const struct target *target, char *text, size_t size);
 

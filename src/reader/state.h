@@ -9,7 +9,7 @@
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
  *   tables.c   modules, frames, checked             sites.c    which callsites are kept whole
- *   write.c, commit.c  everything -> store          codes.c, lines.c, merge.c  Python (python.h)
+ *   write.c, commit.c  everything -> store          alike.c, codes.c, lines.c, merge.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -20,6 +20,7 @@
 #include <sys/types.h>
 
 #include "live/live.h"
+#include "reader/map.h"
 #include "reader/reader.h"
 #include "store/store.h"
 #include "wire/wire.h"
@@ -122,6 +123,7 @@ struct code { /* a Python code object */
     int64_t first_line;
 };
 
+#define FRAME_LEFT_OUT UINT32_MAX /* a frame of a change that is no part of the stack */
 #define READER_MODULE_PYTHON (1u << 31) /* in a module's flags: the interpreter is in it */
 
 struct tables {
@@ -134,6 +136,9 @@ struct tables {
     struct stack_slot *slots; /* hash of a stack -> its node */
     size_t slot_mask;
     uint64_t nodes_lost; /* stacks cut for want of memory */
+    uint32_t *alike; /* by frame: the one that stands for it in Python and inner stacks, or FRAME_LEFT_OUT (alike.c) */
+    size_t alike_count, alike_capacity;
+    struct map lines;
     struct code *codes;
     size_t code_count, code_capacity;
     uint64_t python_loop[MT_PYTHON_LOOP_PARTS][2]; /* the interpreter's, as frame offsets */

@@ -17,23 +17,6 @@ static size_t count_of(const uint32_t *shared, uint64_t capacity)
     return count < capacity ? count : capacity;
 }
 
-static int reserve(void **items, size_t *capacity, size_t count, size_t item_bytes)
-{
-    size_t wanted = *capacity ? *capacity : 64;
-    void *bigger;
-
-    if (count <= *capacity)
-        return 0;
-    while (wanted < count)
-        wanted *= 2;
-    bigger = reallocarray(*items, wanted, item_bytes);
-    if (!bigger)
-        return -ENOMEM;
-    *items = bigger;
-    *capacity = wanted;
-    return 0;
-}
-
 /* Where the interpreter's loop is, in the module that it is in. */
 static void note_interpreter(struct target *target, const struct mt_module *m, size_t module)
 {
@@ -68,7 +51,7 @@ static int copy_modules(struct target *target, size_t count)
     const struct mt_module *shared = (const struct mt_module *)(base + layout->module_offset);
     struct tables *t = &target->tables;
 
-    if (reserve((void **)&t->modules, &t->module_capacity, count, sizeof(*t->modules)) < 0)
+    if (!reserve((void **)&t->modules, &t->module_capacity, count, sizeof(*t->modules)))
         return -ENOMEM;
     for (; t->module_count < count; t->module_count++) {
         struct mt_module m = shared[t->module_count];
@@ -110,7 +93,7 @@ int tables_update(struct target *target)
     frames = count_of(&target->header->frame_count, layout->frame_capacity);
     modules = count_of(&target->header->module_count, layout->module_capacity);
     if (copy_modules(target, modules) < 0 || python_codes_update(target) < 0 ||
-        reserve((void **)&t->frames, &t->frame_capacity, frames, sizeof(*t->frames)) < 0)
+        !reserve((void **)&t->frames, &t->frame_capacity, frames, sizeof(*t->frames)))
         return -ENOMEM;
     find_interpreter(target, t->module_count);
     for (size_t i = 0; i < MT_PYTHON_LOOP_PARTS; i++) {
@@ -140,5 +123,7 @@ void tables_finish(struct tables *t)
     free(t->modules);
     free(t->frames);
     free(t->nodes);
+    free(t->alike);
+    free(t->lines.slots);
     *t = (struct tables){0};
 }
