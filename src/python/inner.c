@@ -12,7 +12,9 @@ bool mt_python_inner(struct mt_stack *stack, struct mt_stack_thread *stack_threa
 
     if (MT_UNLIKELY(!thread->frame_count))
         return false;
-    count = (uint32_t)mt_stack_inner(stack, stack_thread, caller, mt_python_here.loop, frames, MT_PYTHON_INNER_MAX);
+    thread->rules.ranges_known = mt_load_acquire(&mt_python_here.loop_parts);
+    count = (uint32_t)mt_stack_inner(
+        stack, stack_thread, caller, mt_python_here.loop, &thread->rules, frames, MT_PYTHON_INNER_MAX);
     if (MT_UNLIKELY(!count)) {
         mt_python_find_loop_if_new(stack, stack_thread, thread, caller);
         return false;

@@ -34,7 +34,7 @@ struct mt_python_interpreter {
     void (*set_allocator)(int domain, struct mt_python_allocator *allocator);
     const struct mt_python_allocator *wrapper;
     struct mt_code_range loop[MT_PYTHON_LOOP_PARTS + 1]; /* the interpreter's loop (loop.c); the last is empty */
-    uint32_t loop_searches;
+    uint32_t loop_searches, loop_parts; /* parts found later */
     uint32_t version; /* PY_VERSION_HEX; 0: older than 3.11 */
     bool known;       /* offsets are good */
     bool late;        /* it came by a dlopen, and may go again */
@@ -59,7 +59,7 @@ bool mt_python_find_loop(struct mt_stack *stack, struct mt_stack_thread *stack_t
     const struct mt_registers *caller);
 
 /* The first captures look whether the loop is where its symbol says. */
-void mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, const struct mt_python_thread *thread,
+void mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
     const struct mt_registers *caller);
 
 /* mt_python_find_loop(), unless it was tried often. */

@@ -75,6 +75,7 @@ struct mt_python_thread {
     uint32_t codes_freed; /* mt_python_codes_freed as of the states */
     uint32_t inner_count;
     uint32_t inner[MT_PYTHON_INNER_MAX]; /* the inner stack that the reader has, outermost first */
+    struct mt_inner_rules rules;
     bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
 };
 

@@ -94,6 +94,10 @@ static MT_ALWAYS_INLINE uint32_t length_of(const uint64_t *words, uint64_t left)
         stamped = !!(words[0] & MT_RECORD_STAMPED);
         if (type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_FREE)
             return 1 + stamped;
+        if (type == MT_RECORD_PYTHON_STACK && (uint32_t)words[1 + stamped] <= MT_RECORD_PUSH_MAX) {
+            push = (uint32_t)words[1 + stamped];
+            return 2 + stamped + (push + 1) / 2 <= left ? 2 + stamped + (push + 1) / 2 : 0;
+        }
         push = words[1 + stamped] & UINT16_MAX;
         if ((type == MT_RECORD_ALLOC || type == MT_RECORD_OBJECT_ALLOC) && push <= MT_RECORD_PUSH_MAX && 2 + stamped + (push + 1) / 2 <= left)
             return 2 + stamped + (push + 1) / 2;
@@ -340,6 +344,10 @@ static MT_ALWAYS_INLINE void take_record(struct drain *d, struct ring *ring)
         event->extra = 0;
         event->thread = ring->thread;
         event->type = type;
+    } else if (MT_LIKELY(type == MT_RECORD_PYTHON_STACK)) {
+        const uint64_t *change = words + 1 + !!(words[0] & MT_RECORD_STAMPED);
+
+        change_stack(d, ring, STACK_PYTHON, (uint32_t)(*change >> 32), (uint32_t)*change, change + 1, false);
     } else {
         take_other(d, ring, stamp);
     }

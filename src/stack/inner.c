@@ -3,6 +3,8 @@
  */
 #include "stack/internal.h"
 
+#include <string.h>
+
 #define DEPTH_MAX 64u
 
 /* One plain frame outwards. False: it is not one, or cannot be read. */
@@ -28,19 +30,45 @@ static MT_ALWAYS_INLINE bool step(
     return true;
 }
 
-size_t mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, uint32_t *ret_frames, size_t capacity)
+static bool is_in(const struct mt_code_range *ranges, uintptr_t pc)
 {
+    for (; ranges->end; ranges++)
+        if (pc >= ranges->start && pc < ranges->end)
+            return true;
+    return false;
+}
+
+/* The rule of a pc, whether or not it lies in the ranges: kept, since such stacks are made of few pcs. */
+static MT_NOINLINE void learn(
+    struct mt_stack *stack, const struct mt_code_range *ranges, uintptr_t pc, struct mt_inner_rule *ret_rule)
+{
+    mt_rule rule = mt_rule_get(stack, pc);
+    bool is_plain = mt_rule_kind(rule) == MT_RULE_SP || mt_rule_kind(rule) == MT_RULE_BP;
+
+    *ret_rule = (struct mt_inner_rule){(uint64_t)pc << 1 | is_in(ranges, pc), rule};
+    if (!is_plain) /* may become another one */
+        ret_rule->key |= UINT64_C(1) << 63;
+}
+
+size_t mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_frames, size_t capacity)
+{
+    uint64_t generation = (uint64_t)mt_load_relaxed(&stack->rule_generation) << 32 | mt_load_relaxed(&rules->ranges_known);
     struct mt_registers r = *registers;
 
+    if (MT_UNLIKELY(rules->generation != generation)) {
+        memset(rules->entries, 0, sizeof rules->entries);
+        rules->generation = generation;
+    }
     for (size_t count = 0; count < capacity;) {
-        mt_rule rule = mt_rule_get(stack, r.pc);
+        struct mt_inner_rule *entry = &rules->entries[(r.pc * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_INNER_RULE_BITS)];
 
-        ret_frames[count++] = mt_rule_frame(rule);
-        for (const struct mt_code_range *range = ranges; range->end; range++)
-            if (r.pc >= range->start && r.pc < range->end)
-                return count;
-        if (!step(stack, thread, rule, &r))
+        if (MT_UNLIKELY((entry->key ^ (uint64_t)r.pc << 1) > 1))
+            learn(stack, ranges, r.pc, entry);
+        ret_frames[count++] = mt_rule_frame(entry->rule);
+        if (entry->key & 1)
+            return count;
+        if (!step(stack, thread, entry->rule, &r))
             return 0;
     }
     return 0;
