@@ -62,6 +62,14 @@ struct mt_python_state {
     bool is_complete; /* else a function that has not begun: not part of the stack */
 };
 
+/* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good as long as no code object was freed. */
+struct mt_python_hit {
+    uint64_t key; /* address << 1 | entry; 0: none */
+    uint32_t line;
+    uint32_t codes_freed;
+};
+#define MT_PYTHON_HIT_BITS 12
+
 #define MT_PYTHON_INNER_MAX 24u
 
 /* One per ring; zero at start, then made by its first capture. */
@@ -70,6 +78,7 @@ struct mt_python_thread {
     struct mt_python_state *fresh;  /* innermost first, same capacity */
     /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of states that are not none it is the frames. */
     uint32_t *frames;
+    struct mt_python_hit *hits; /* NULL: no memory */
     size_t count, capacity; /* of states */
     uint32_t frame_count;
     uint32_t codes_freed; /* mt_python_codes_freed as of the states */
