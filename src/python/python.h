@@ -120,10 +120,10 @@ struct mt_python_allocator {
 extern uint32_t mt_python_codes_freed MT_HIDDEN;
 extern const void *mt_python_code_type MT_HIDDEN; /* NULL: need not be looked for */
 
-/* A block of the domain OBJ is about to be freed: of 16 bytes, at least. */
+/* A block is about to be freed. Objects are aligned to 16 bytes: the word behind the first is in the same page, whatever the block's size. */
 static MT_ALWAYS_INLINE void mt_python_object_gone(const void *p)
 {
-    if (MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
+    if (((uintptr_t)p & 15) == 0 && MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
         mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u);
 }
 
