@@ -7,7 +7,7 @@
  *   retention  deaths / at risk <= 1 %, its upper 95 % bound <= 15 %
  *   net        what older cohorts lost meanwhile is at most half of what survived
  *   plateau    the last cohort has survivors, the last quarter is not below the earlier ones by more than 2.33 standard errors,
- *              nor do survivors get fewer from cohort to cohort (Mann-Kendall at 0.05, least squares at 0.01, one-sided)
+ *              nor do survivors get fewer from cohort to cohort (Mann-Kendall or least squares, one-sided 0.05)
  *   halves     the younger half left at least half as much as the older one, and the total grew by at least half as much
  *   effect     Theil-Sen's lower 95 % bound of aged bytes per iteration is worth a line
  */
@@ -19,8 +19,7 @@
 #include <string.h>
 
 #define CHANCE 0.25
-#define FALLING_RANK_P 0.05
-#define FALLING_LINE_P 0.01
+#define FALLING_P 0.05
 #define COHORTS_P 1e-3
 #define SUSPECT_P 0.1
 #define DEATHS_SHARE 0.01
@@ -97,7 +96,7 @@ static bool falls(const double *left, unsigned count)
         return true;
     for (unsigned i = 0; i < count; i++)
         x[i] = i;
-    result = mt_stats_linear(x, left, count, 1 - 2 * FALLING_LINE_P).slope.high < 0;
+    result = mt_stats_linear(x, left, count, 1 - 2 * FALLING_P).slope.high < 0;
     free(x);
     return result;
 }
@@ -130,7 +129,7 @@ static bool levels_off(const double *left, unsigned count)
     error = sqrt(squares / (first - 1) * (1.0 / first + 1.0 / last));
     if (late < early - 2.33 * error - early * 1e-12)
         return true;
-    return mt_stats_mann_kendall(left, count, -1) <= FALLING_RANK_P || falls(left, count);
+    return mt_stats_mann_kendall(left, count, -1) <= FALLING_P || falls(left, count);
 }
 
 static double younger_share(const double *left, unsigned count) /* of the older half */
