@@ -63,6 +63,7 @@ static void acknowledge(struct target *target, bool with_sites)
     if (!with_sites)
         return;
     target->written_events = target->writing_events;
+    target->judged = write_judges(target);
     mt_live_notes_free(target->notes, target->note_count);
     target->notes = NULL;
     target->note_count = 0;

@@ -126,6 +126,8 @@ static void apply_special(struct drain *d, struct ring *ring, struct decoded *re
                 .text_bytes = record->text_bytes,
                 .rss_bytes = record->resident,
                 .vms_bytes = record->virtual_bytes});
+        if (type == MT_RECORD_ITERATION && !d->stamps_are_times)
+            d->now_stamp++; /* what is born from here on was born in that iteration */
         sample_take(d->reader, target, record->event.stamp, record);
         break;
     case MT_RECORD_THREAD: {

@@ -7,7 +7,7 @@
  *   decode.c   words -> typed events                life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
- *   tables.c   modules, frames, nodes, checked      write.c, commit.c  everything -> store
+ *   tables.c   modules, frames, nodes, checked      write.c, write_cohorts.c, commit.c  everything -> store
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -135,6 +135,7 @@ struct target {
     int wait_status;
     struct mt_store_end end;
     bool is_root;
+    bool judged; /* its verdicts are in the database, as of written_events */
     bool begun_now; /* process_id comes from the transaction under way */
     uint32_t commit_wanted; /* as of the drain that covers it */
 };
@@ -293,6 +294,10 @@ void write_totals(const struct target *target, struct mt_store_totals *ret);
 int write_begin(struct reader *reader, struct target *target);
 int write_site_ids(struct reader *reader, struct target *target);
 int write_process(struct reader *reader, struct target *target, bool with_sites);
+
+/* write_cohorts.c: verdicts over the iterations of a process that has ended. */
+int write_cohorts(struct reader *reader, const struct target *target);
+bool write_judges(const struct target *target); /* has the process come to its end? */
 
 /* commit.c */
 /* Writes targets (only: that one; NULL: all) and the run; with_sites: what needs symbols too. Frees those finished. */

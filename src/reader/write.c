@@ -356,6 +356,8 @@ int write_process(struct reader *reader, struct target *target, bool with_sites)
             err = write_site_totals(reader, target);
         if (err == 0)
             err = write_along(reader, target);
+        if (err == 0 && write_judges(target) && (!target->judged || target->writing_events != target->written_events))
+            err = write_cohorts(reader, target);
     }
     row.allocator = allocator_of(target);
     if (target->samples && err == 0)

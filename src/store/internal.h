@@ -7,6 +7,7 @@
  *   intern.c     modules, frames, stacks: each once per database
  *   site.c       sites and their responsible frame
  *   series.c     samples, phases, iterations, marks, snapshots
+ *   cohort.c     verdicts over iterations
  *   runtime.c    which modules and functions are never responsible
  *   query.c      reading, for the commands
  *   map.c        a hash table of ids
@@ -92,6 +93,11 @@ void id_map_clear(struct id_map *map);
     X(SNAPSHOT_SITE_ADD, "INSERT INTO snapshot_site VALUES (?1, ?2, ?3, ?4, ?5, ?6) "                                  \
                          "ON CONFLICT DO UPDATE SET live_bytes = live_bytes + ?3, live_blocks = live_blocks + ?4, "    \
                          "allocated_bytes = allocated_bytes + ?5, allocated_blocks = allocated_blocks + ?6")           \
+    X(JUDGED_SET, "INSERT OR REPLACE INTO judged VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                     \
+    X(VERDICT_CLEAR, "DELETE FROM verdict WHERE process_id = ?1")                                                      \
+    X(VERDICT_ADD, "INSERT OR REPLACE INTO verdict VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, nullif(?11, 0))")   \
+    X(COHORT_CLEAR, "DELETE FROM cohort WHERE process_id = ?1")                                                        \
+    X(COHORT_ADD, "INSERT OR REPLACE INTO cohort VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                             \
     X(LOSS_SET, "INSERT OR REPLACE INTO loss_count VALUES (?1, ?2, ?3, ?4)")
 
 enum store_statement {
@@ -116,8 +122,8 @@ struct mt_store {
 int store_error_of(struct mt_store *store, int sqlite_rc);
 int store_exec(struct mt_store *store, const char *sql);
 /*
- * Runs a statement with the values bound by `types`: i int64_t, u uint64_t (cut at INT64_MAX), n int, t const char * (NULL
- * allowed). store_run expects no row; store_find sets ret_id to column 0 of the first row, or to 0.
+ * Runs a statement with the values bound by `types`: i int64_t, u uint64_t (cut at INT64_MAX), n int, d double (NULL if it is not
+ * finite), t const char * (NULL allowed). store_run expects no row; store_find sets ret_id to column 0 of the first row, or to 0.
  */
 int store_run(struct mt_store *store, enum store_statement which, const char *types, ...);
 int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement which, const char *types, ...);
