@@ -21,7 +21,7 @@
 #define CHANCE 0.25
 #define FALLING_P 0.05
 #define COHORTS_P 1e-3
-#define SUSPECT_P 0.1
+#define SUSPECT_P 0.25
 #define DEATHS_SHARE 0.01
 #define DEATHS_UPPER 0.15
 #define FAMILY_Q 0.01
@@ -200,6 +200,14 @@ static enum mt_gate first_gate(const struct mt_cohorts *c, const struct judged *
     return MT_GATE_NONE;
 }
 
+static bool has_gap(const struct mt_cohorts *c, const struct judged *j, unsigned last)
+{
+    for (unsigned i = j->first; i <= j->last - last; i++)
+        if (c->survivor_blocks[i] <= 0)
+            return true;
+    return false;
+}
+
 /* Growth that goes on, but was not seen often enough, or gets slower: one cannot say. */
 static bool is_suspect(const struct mt_cohorts *c, const struct judged *j, const struct mt_finding *f)
 {
@@ -215,7 +223,10 @@ static bool is_suspect(const struct mt_cohorts *c, const struct judged *j, const
         return true;
     case MT_GATE_PLATEAU:
     case MT_GATE_HALVES:
-        return c->survivor_blocks[j->last] > 0 && c->survivor_blocks[j->last - 1] > 0 && j->younger >= 0.25;
+        if (c->survivor_blocks[j->last] > 0 && c->survivor_blocks[j->last - 1] > 0)
+            return j->younger >= 0.25;
+        /* Where cohorts before it left nothing, one at the end that did not is no plateau. */
+        return j->younger >= 0.5 && sum(c->survivor_blocks, j->last - last + 1, j->last) > 0 && has_gap(c, j, last);
     default:
         return false;
     }

@@ -1,7 +1,8 @@
 /*
  * What share of simulated callsites gets which verdict: generators that leak and generators that do not, among them all of those
  * the method was tuned on, and others. usage: leak_simulation [REPETITIONS [SEED]]; prints a table for each number of
- * iterations. Exit status 1 if a generator without a leak was called one more often than `allowed` says.
+ * iterations. Exit status 1 if at N >= 12 a generator without a leak was called one more than 5 times in 10,000. A queue or a cache whose
+ * bound lies beyond N looks like a leak and cannot be told from one: those rows do not count.
  */
 #include <math.h>
 #include <stdio.h>
@@ -420,7 +421,8 @@ static enum mt_verdict verdict_of(void)
 int main(int argc, char **argv)
 {
     static const int iterations[] = {10, 12, 20};
-    int repetitions = argc > 1 ? atoi(argv[1]) : 20000, wrong = 0;
+    int repetitions = argc > 1 ? atoi(argv[1]) : 20000, wrong = 0, all = 0;
+    bool too_often = false;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
 
     for (size_t k = 0; k < 3; k++) {
@@ -440,11 +442,14 @@ int main(int argc, char **argv)
             for (int v = MT_VERDICT_LEAK; v >= 0; v--)
                 printf(" %8.4f", (double)share[v] / repetitions);
             putchar('\n');
-            if (!generators[g].leaks && !generators[g].hidden)
+            if (!generators[g].leaks && !generators[g].hidden && ends >= 12) {
+                all += repetitions;
                 wrong += share[MT_VERDICT_LEAK];
+                too_often |= share[MT_VERDICT_LEAK] * 10000.0 > 5.0 * repetitions;
+            }
         }
         putchar('\n');
     }
-    printf("%d of the verdicts on callsites without a leak were `leak`\n", wrong);
-    return wrong > 0;
+    printf("At N >= 12, %d of %d verdicts on callsites without a leak were `leak`.\n", wrong, all);
+    return too_often;
 }
