@@ -25,7 +25,8 @@ enum {
     X(run, "[-o DB] [--label TEXT] [--repeat N] [--python MODE] [--no-follow] -- COMMAND...", "trace a command")       \
     X(runs, "[-d DB] [--json]", "list the runs in a database")                                                         \
     X(top, "[-d DB] [--run N] [--by ORDER] [-n ROWS] [--heap NAME] [--stacks] [--json]", "who allocated what")         \
-    X(leaks, "[-d DB] [--run N] [-n ROWS] [--stacks] [--json]", "what was never freed, and from where")                \
+    X(leaks, "[-d DB] [--run N] [-n ROWS] [--stacks] [--fail-on WHAT] [--suppress FILE] [--json]",                     \
+        "what grows with every iteration, or was never freed")                                                         \
     X(phases, "[-d DB] [--run N] [--json]", "memory by phase of the program")                                          \
     X(mark, "[--pid PID] NAME", "name this moment in a running trace")                                                 \
     X(sql, "[-d DB] [--json | --csv | --table] QUERY", "ask the database anything")                                    \
