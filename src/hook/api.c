@@ -30,7 +30,7 @@ static void emit_instant(enum mt_record_type type, const char *name)
     uint64_t extra[MT_RECORD_MARK_WORDS] = {0, 0, 0};
 
     read_statm(&extra[0], &extra[1]);
-    mt_emit_text(type, extra, MT_RECORD_MARK_WORDS, name);
+    mt_emit_text(type, 0, extra, MT_RECORD_MARK_WORDS, name);
 }
 
 void memtrace_mark(const char *name);
@@ -71,14 +71,14 @@ MT_EXPORT void memtrace_snapshot(const char *label)
 
 MT_EXPORT void memtrace_pause(void)
 {
-    mt_emit_plain(MT_RECORD_PAUSE, 1, 0, 0);
+    mt_emit_plain(MT_RECORD_PAUSE, 0, 0, 0);
     mt_store_relaxed(&mt_state.paused, 1u);
 }
 
 MT_EXPORT void memtrace_resume(void)
 {
     mt_store_relaxed(&mt_state.paused, 0u);
-    mt_emit_plain(MT_RECORD_RESUME, 1, 0, 0);
+    mt_emit_plain(MT_RECORD_RESUME, 0, 0, 0);
 }
 
 MT_EXPORT unsigned memtrace_heap_create(const char *name)
@@ -88,29 +88,20 @@ MT_EXPORT unsigned memtrace_heap_create(const char *name)
     if (!mt_is_own_process())
         return 0;
     id = mt_fetch_add_relaxed(&mt_state.heaps, 1u) + 1;
-    mt_emit_text(MT_RECORD_HEAP_CREATE, &id, MT_RECORD_HEAP_CREATE_WORDS, name);
+    mt_emit_text(MT_RECORD_HEAP_CREATE, id, NULL, 0, name);
     return (unsigned)id;
 }
 
 MT_EXPORT void memtrace_heap_alloc(unsigned heap, const void *ptr, size_t size)
 {
     struct mt_registers caller = MT_CALLER_REGISTERS();
-    struct mt_scope scope;
-    uint64_t stamp;
-    uint32_t node;
 
-    if (!heap || !ptr || !mt_scope_open(&scope))
-        return;
-    if (!mt_load_relaxed(&mt_state.paused)) {
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, &caller, scope.nesting);
-        if (mt_stamp(&scope, 4, &stamp))
-            mt_put4(scope.thread, stamp, MT_RECORD_HEAP_ALLOC, (uintptr_t)ptr, size, (uint64_t)heap << 32 | node);
-    }
-    mt_scope_close(&scope);
+    if (heap && ptr)
+        mt_emit_stack(MT_RECORD_HEAP_ALLOC, (uintptr_t)ptr, (const uint64_t[]){size, heap}, 2, &caller);
 }
 
 MT_EXPORT void memtrace_heap_free(unsigned heap, const void *ptr)
 {
     if (heap && ptr)
-        mt_emit_plain(MT_RECORD_HEAP_FREE, 3, (uintptr_t)ptr, heap);
+        mt_emit_plain(MT_RECORD_HEAP_FREE, (uintptr_t)ptr, 1, heap);
 }

@@ -3,34 +3,34 @@
  *
  *   struct mt_scope scope;
  *   if (mt_scope_open(&scope)) {
- *       if (mt_stamp(&scope, words, &stamp)) mt_putN(...)
+ *       ... capture ...
+ *       if (mt_reserve(scope.thread, words))
+ *           mt_begin(...), mt_word(...), mt_publish(...)
  *       mt_scope_close(&scope);
  *   }
  *
- * A signal handler may run between any two instructions and emit on the same ring. Invariants that make this safe:
- *   - words are handed out by one instruction (mt_local_fetch_add on reserved_words), so nested records never overlap;
- *   - only the outermost scope publishes: head moves to reserved_words when depth has become 0, by a compare-and-swap that fails
- *     if a handler published in between; hence head never covers an unfinished record, and never moves back;
- *   - room is checked with MT_ROOM_SLACK to spare, which covers the fixed records of the scopes that are suspended below;
- *   - busy (R3) is cleared by the outermost scope only, after its publication.
- * A handler that leaves by longjmp abandons the scopes below it: mt_scope_open notices a depth whose guard frame is dead, and takes back
- * what was reserved and not published.
+ * A signal handler may run between any two instructions and emit, too. Invariants that make this safe:
+ *   - while a scope is open (mt_tls.depth), the scopes of handlers on top of it use other rings, one for each level;
+ *   - words are written behind head, and head moves over them by one store, when all of them are there;
+ *   - a thread's position, stack and memo change with its own scopes only.
+ * A handler that leaves by longjmp abandons the scopes below it: mt_scope_nested notices a depth whose guard frame is dead. What was written
+ * and not published is overwritten; what the reader knows of the ring's stack is told anew.
  */
 #ifndef MT_HOOK_EMIT_H
 #define MT_HOOK_EMIT_H
 
+#include <string.h>
+
 #include "hook/hook.h"
 #include "wire/wire.h"
 
-#define MT_ROOM_SLACK 64u
-
 struct mt_scope {
     struct mt_thread *thread;
-    unsigned nesting;
+    unsigned depth; /* of the scopes below */
 };
 
-/* The slow part of opening on top of another scope. */
-void mt_scope_nested(uintptr_t sp);
+/* Opening on top of another scope: the ring for that level, or NULL (the event is counted as lost). *ret_depth: scopes that are live. */
+struct mt_thread *mt_scope_nested(uintptr_t sp, unsigned *ret_depth);
 
 static MT_ALWAYS_INLINE bool mt_scope_open(struct mt_scope *scope)
 {
@@ -41,98 +41,114 @@ static MT_ALWAYS_INLINE bool mt_scope_open(struct mt_scope *scope)
         if (!mt_attach())
             return false;
     }
-    if (MT_UNLIKELY(tls->depth))
-        mt_scope_nested(sp);
-    scope->nesting = tls->depth;
-    if (!scope->nesting)
+    scope->thread = tls->thread;
+    scope->depth = 0;
+    if (MT_UNLIKELY(tls->depth)) {
+        scope->thread = mt_scope_nested(sp, &scope->depth);
+        if (!scope->thread)
+            return false;
+    }
+    if (MT_LIKELY(!scope->depth))
         tls->guard_sp = sp;
     mt_compiler_fence();
-    tls->depth = scope->nesting + 1;
+    tls->depth = scope->depth + 1;
     mt_compiler_fence();
-    scope->thread = tls->thread;
     return true;
 }
 
-static MT_ALWAYS_INLINE void mt_scope_close(struct mt_scope *scope)
+static MT_ALWAYS_INLINE void mt_scope_close(const struct mt_scope *scope)
 {
-    struct mt_ring *ring = scope->thread->ring;
-
     mt_compiler_fence();
-    mt_tls.depth = scope->nesting;
-    mt_compiler_fence();
-    if (scope->nesting)
-        return;
-    for (;;) {
-        uint64_t head = mt_load_relaxed(&ring->head), reserved = mt_load_relaxed(&ring->reserved_words);
+    mt_tls.depth = scope->depth;
+}
 
-        if (head == reserved || mt_local_cas_release(&ring->head, head, reserved)) /* R1 */
-            break;
+/* Room for a record of so many words and its stamp. False: the event is lost (counted). */
+static MT_ALWAYS_INLINE bool mt_reserve(struct mt_thread *thread, uint64_t words)
+{
+    return MT_LIKELY(thread->position + words + 1 <= thread->soft_end) || mt_thread_make_room(thread, words + 1);
+}
+
+static MT_ALWAYS_INLINE uint64_t *mt_word_at(struct mt_thread *thread, uint64_t position)
+{
+    return &thread->words[position & thread->mask];
+}
+
+/*
+ * Writes the first word, and the stamp where the process needs stamps: the reader must be able to tell the order of records of different
+ * rings. Called after the real allocation or before the real release (R7). Returns the position of the words that follow.
+ */
+static MT_ALWAYS_INLINE uint64_t mt_begin(struct mt_thread *thread, enum mt_record_type type, uint64_t operand)
+{
+    uint64_t at = thread->position, first = operand << MT_RECORD_OPERAND_SHIFT | type;
+
+    if (MT_LIKELY(!mt_load_acquire(&mt_state.stamped))) { /* R7 */
+        *mt_word_at(thread, at) = first;
+        return at + 1;
     }
-    mt_store_release(&ring->busy, 0u); /* R3 */
-}
-
-/* Makes room, marks the ring busy and takes the stamp, already shifted. False: the event is lost (counted). */
-static MT_ALWAYS_INLINE bool mt_stamp(struct mt_scope *scope, uint64_t words, uint64_t *ret_stamp)
-{
-    struct mt_thread *thread = scope->thread;
-    struct mt_ring *ring = thread->ring;
-    uint64_t stamp;
-
-    if (MT_UNLIKELY(mt_load_relaxed(&ring->reserved_words) + words + MT_ROOM_SLACK > thread->soft_end) &&
-        !mt_thread_make_room(thread, words + MT_ROOM_SLACK))
-        return false;
     if (MT_UNLIKELY(mt_state.full_fence))
-        mt_store_seq_cst(&ring->busy, 1u); /* R3 */
+        mt_store_seq_cst(&thread->ring->busy, 1u); /* R3 */
     else
-        mt_store_relaxed(&ring->busy, 1u); /* R3, ordered by the reader's membarrier */
+        mt_store_relaxed(&thread->ring->busy, 1u); /* R3, ordered by the reader's membarrier */
     mt_compiler_fence();
-    if (MT_UNLIKELY(mt_state.sequence_stamps))
-        stamp = mt_fetch_add_acq_rel(&mt_state.writer.header->sequence, 1);
-    else
-        stamp = mt_clock_tsc_ordered() - mt_state.writer.header->base_stamp;
-    *ret_stamp = stamp << MT_RECORD_STAMP_SHIFT;
-    return true;
+    *mt_word_at(thread, at) = first | MT_RECORD_STAMPED;
+    *mt_word_at(thread, at + 1) = mt_stamp();
+    return at + 2;
 }
 
-static MT_ALWAYS_INLINE void mt_put1(struct mt_thread *t, uint64_t stamp, enum mt_record_type type)
+/* Publishes what was written up to `end`. */
+static MT_ALWAYS_INLINE void mt_publish(struct mt_thread *thread, uint64_t end)
 {
-    uint64_t at = mt_local_fetch_add(&t->ring->reserved_words, 1);
-
-    t->words[at & t->mask] = stamp | type;
+    thread->position = end;
+    mt_store_release(&thread->ring->head, end); /* R1 */
+    if (MT_UNLIKELY(mt_load_relaxed(&thread->ring->busy)))
+        mt_store_release(&thread->ring->busy, 0u); /* R3 */
 }
 
-static MT_ALWAYS_INLINE void mt_put2(struct mt_thread *t, uint64_t stamp, enum mt_record_type type, uint64_t a)
+static MT_ALWAYS_INLINE uint64_t mt_change_words(const struct mt_stack_change *change)
 {
-    uint64_t at = mt_local_fetch_add(&t->ring->reserved_words, 2);
-
-    t->words[at & t->mask] = stamp | type;
-    t->words[(at + 1) & t->mask] = a;
+    return (change->push + 1u) / 2;
 }
 
-static MT_ALWAYS_INLINE void mt_put3(struct mt_thread *t, uint64_t stamp, enum mt_record_type type, uint64_t a, uint64_t b)
+/* The frames of a change, two to a word. Returns the position behind. */
+static MT_ALWAYS_INLINE uint64_t mt_put_frames(struct mt_thread *thread, uint64_t at, const struct mt_stack_change *change)
 {
-    uint64_t at = mt_local_fetch_add(&t->ring->reserved_words, 3);
+    const uint32_t *frames = thread->stack.frames + change->keep;
+    uint32_t i = 0;
 
-    t->words[at & t->mask] = stamp | type;
-    t->words[(at + 1) & t->mask] = a;
-    t->words[(at + 2) & t->mask] = b;
+    for (; i + 1 < change->push; i += 2)
+        *mt_word_at(thread, at++) = frames[i] | (uint64_t)frames[i + 1] << 32;
+    if (i < change->push)
+        *mt_word_at(thread, at++) = frames[i];
+    return at;
 }
 
-static MT_ALWAYS_INLINE void mt_put4(
-    struct mt_thread *t, uint64_t stamp, enum mt_record_type type, uint64_t a, uint64_t b, uint64_t c)
+/* A record that changes the stack: fixed words, then the change. What cannot be sent is counted, and the stack is told anew next time. */
+void mt_emit_change(struct mt_thread *thread, enum mt_record_type type, uint64_t operand, const uint64_t *fixed, unsigned fixed_words,
+    struct mt_stack_change change);
+
+/* Captures the caller's stack and emits. Nothing while recording is paused. */
+void mt_emit_stack(enum mt_record_type type, uint64_t operand, const uint64_t *fixed, unsigned fixed_words,
+    const struct mt_registers *caller);
+
+/* A record with text: the words between the payload's length and the payload, then the text, cut to MT_RECORD_TEXT_MAX_BYTES. Stamped
+ * whatever the process needs. */
+void mt_emit_text(enum mt_record_type type, uint64_t operand, const uint64_t *figures, unsigned figure_count, const char *text);
+
+/* A record of no word (words = 0) or one behind the first, with no stack. */
+static MT_ALWAYS_INLINE void mt_emit_plain(enum mt_record_type type, uint64_t operand, unsigned words, uint64_t word)
 {
-    uint64_t at = mt_local_fetch_add(&t->ring->reserved_words, 4);
+    struct mt_scope scope;
 
-    t->words[at & t->mask] = stamp | type;
-    t->words[(at + 1) & t->mask] = a;
-    t->words[(at + 2) & t->mask] = b;
-    t->words[(at + 3) & t->mask] = c;
+    if (!mt_scope_open(&scope))
+        return;
+    if (mt_reserve(scope.thread, 1 + words)) {
+        uint64_t at = mt_begin(scope.thread, type, operand);
+
+        if (words)
+            *mt_word_at(scope.thread, at++) = word;
+        mt_publish(scope.thread, at);
+    }
+    mt_scope_close(&scope);
 }
-
-/* A record with text (HEAP_CREATE, MARK ..., EXEC): extra words, then the text, cut to MT_RECORD_TEXT_MAX_BYTES. Blocks signals. */
-void mt_emit_text(enum mt_record_type type, const uint64_t *extra, unsigned extra_words, const char *text);
-
-/* A record of up to two words behind the first, with no stack. */
-void mt_emit_plain(enum mt_record_type type, unsigned words, uint64_t a, uint64_t b);
 
 #endif

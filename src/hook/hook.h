@@ -30,11 +30,13 @@ enum mt_mode {
 
 /* One per live thread that had an event; its ring is taken over by a later thread when it is gone. */
 struct mt_thread {
-    struct mt_ring *ring;
     uint64_t *words;
     uint64_t mask;
-    uint64_t soft_end; /* position up to which records may be written without a look at the reader's tail */
+    uint64_t position; /* = ring->head, but for a record that is being written */
+    uint64_t soft_end; /* position up to which records may be written without a look at the reader's tail, or the clock */
+    struct mt_ring *ring;
     struct mt_stack_thread stack;
+    struct mt_thread *nested; /* for signal handlers on top of this one's scopes; made when first needed */
     struct mt_thread *next;
 };
 
@@ -46,10 +48,12 @@ struct mt_state {
     uint32_t epoch; /* unique to the image and to each forked child; a thread's cached pointers are good for one epoch */
     uint32_t mode;  /* enum mt_mode */
     uint32_t paused;
+    uint32_t stamped; /* R7: there is more than one ring, so records carry stamps */
     int32_t pid;
     bool root;
     bool full_fence; /* no membarrier for the reader: ring.busy needs a fence here */
     bool sequence_stamps;
+    uint64_t base_stamp; /* a copy of the segment's */
     struct mt_lock lock;
     struct mt_writer writer;
     struct mt_doorbell *doorbell;
@@ -82,8 +86,8 @@ extern struct mt_settings mt_settings;
 
 struct mt_tls {
     uint32_t epoch;
-    uint32_t depth;      /* nested emissions (signal handlers) */
-    uintptr_t guard_sp;  /* frame of the outermost emission: tells an abandoned one (longjmp) from a live one */
+    uint32_t depth;      /* open scopes: more than one in signal handlers */
+    uintptr_t guard_sp;  /* frame of the outermost scope: tells an abandoned one (longjmp) from a live one */
     uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
     struct mt_thread *thread;
 };
@@ -124,7 +128,21 @@ void mt_process_watch_forks(void);
 /* A ring for the calling thread: a dead thread's, or a new one. NULL: no memory. */
 struct mt_thread *mt_thread_get(void);
 
-/* Room for `words` more words, waiting for the reader if need be. False: the reader is gone, the event is lost (and counted). */
+/* The same for a level of signal handlers of the calling thread. Blocks signals. */
+struct mt_thread *mt_thread_get_nested(void);
+
+/* The time, or a number that grows with it: what records are ordered by. Not before what the caller has read, not after what it writes next. */
+static inline uint64_t mt_stamp(void)
+{
+    if (MT_UNLIKELY(mt_state.sequence_stamps))
+        return mt_fetch_add_acq_rel(&mt_state.writer.header->sequence, 1);
+    return mt_clock_tsc_ordered() - mt_state.base_stamp;
+}
+
+/*
+ * Room for `words` more words, waiting for the reader if need be. Now and then puts a TIME record in front of them. False: the reader is gone, the
+ * event is lost (and counted).
+ */
 bool mt_thread_make_room(struct mt_thread *thread, uint64_t words);
 
 /* ---- arena.c ---- */

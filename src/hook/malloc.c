@@ -13,19 +13,24 @@
 
 void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers *caller)
 {
+    struct mt_stack_change change;
     struct mt_scope scope;
-    uint64_t stamp;
-    uint32_t node;
 
     if (!mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
-        if (MT_LIKELY(mt_stamp(&scope, 4, &stamp))) {
-            if (MT_LIKELY(size_bytes <= UINT32_MAX))
-                mt_put3(scope.thread, stamp, MT_RECORD_ALLOC, (uintptr_t)p, (uint64_t)size_bytes << 32 | node);
-            else
-                mt_put4(scope.thread, stamp, MT_RECORD_ALLOC_LARGE, (uintptr_t)p, node, size_bytes);
+        change = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller);
+        if (MT_UNLIKELY(size_bytes > UINT32_MAX || change.keep > MT_RECORD_KEEP_MAX || change.push > MT_RECORD_PUSH_MAX)) {
+            uint64_t size = size_bytes;
+
+            mt_emit_change(scope.thread, MT_RECORD_ALLOC_LARGE, (uintptr_t)p, &size, 1, change);
+        } else if (mt_reserve(scope.thread, 2 + mt_change_words(&change))) {
+            uint64_t at = mt_begin(scope.thread, MT_RECORD_ALLOC, (uintptr_t)p);
+
+            *mt_word_at(scope.thread, at++) = (uint64_t)size_bytes << 32 | change.keep << 16 | change.push;
+            mt_publish(scope.thread, mt_put_frames(scope.thread, at, &change));
+        } else {
+            mt_stack_forget(&scope.thread->stack);
         }
     }
     mt_scope_close(&scope);
@@ -33,37 +38,28 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
 
 void mt_record_free(const void *p)
 {
-    struct mt_scope scope;
-    uint64_t stamp;
-
-    if (!mt_scope_open(&scope))
-        return;
-    if (MT_LIKELY(mt_stamp(&scope, 2, &stamp)))
-        mt_put2(scope.thread, stamp, MT_RECORD_FREE, (uintptr_t)p);
-    mt_scope_close(&scope);
+    mt_emit_plain(MT_RECORD_FREE, (uintptr_t)p, 0, 0);
 }
 
 void mt_record_realloc_begin(const void *old)
 {
-    mt_emit_plain(MT_RECORD_REALLOC_BEGIN, 2, (uintptr_t)old, 0);
+    mt_emit_plain(MT_RECORD_REALLOC_BEGIN, (uintptr_t)old, 0, 0);
 }
 
 void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const struct mt_registers *caller)
 {
     struct mt_scope scope;
-    uint64_t stamp;
-    uint32_t node = 0;
+    uint64_t size = p ? size_bytes : 0;
 
+    if (!p && !freed) {
+        mt_emit_plain(MT_RECORD_REALLOC_FAILED, 0, 0, 0);
+        return;
+    }
     if (!mt_scope_open(&scope))
         return;
-    if (p)
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
-    if (mt_stamp(&scope, 4, &stamp)) {
-        if (p || freed)
-            mt_put4(scope.thread, stamp, MT_RECORD_REALLOC_END, (uintptr_t)p, node, p ? size_bytes : 0);
-        else
-            mt_put1(scope.thread, stamp, MT_RECORD_REALLOC_FAILED);
-    }
+    mt_emit_change(scope.thread, MT_RECORD_REALLOC_END, (uintptr_t)p, &size, 1,
+        p ? mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller)
+          : (struct mt_stack_change){scope.thread->stack.frame_count, 0});
     mt_scope_close(&scope);
 }
 

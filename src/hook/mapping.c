@@ -27,29 +27,18 @@ static uint32_t flags_of(int prot, int flags)
 
 static void record_map(uintptr_t address, uint64_t bytes, uint32_t flags, const struct mt_registers *caller)
 {
-    struct mt_scope scope;
-    uint64_t stamp;
-    uint32_t node;
-
-    if (!mt_scope_open(&scope))
-        return;
-    if (!mt_load_relaxed(&mt_state.paused)) {
-        node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller, scope.nesting);
-        if (mt_stamp(&scope, 4, &stamp))
-            mt_put4(scope.thread, stamp, MT_RECORD_MAP, address, bytes, (uint64_t)flags << 32 | node);
-    }
-    mt_scope_close(&scope);
+    mt_emit_stack(MT_RECORD_MAP, address, (const uint64_t[]){bytes, flags}, 2, caller);
 }
 
 static void record_unmap_begin(uintptr_t address, uint64_t bytes)
 {
     mt_fetch_add_relaxed(&mt_state.stack.unmap_generation, 1u);
-    mt_emit_plain(MT_RECORD_UNMAP_BEGIN, 3, address, bytes);
+    mt_emit_plain(MT_RECORD_UNMAP_BEGIN, address, 1, bytes);
 }
 
 static void record_unmap_end(int error)
 {
-    mt_emit_plain(MT_RECORD_UNMAP_END, 2, (uint64_t)(unsigned)error, 0);
+    mt_emit_plain(MT_RECORD_UNMAP_END, (uint64_t)(unsigned)error, 0, 0);
 }
 
 static uint64_t pages(size_t bytes)
@@ -115,8 +104,8 @@ MT_EXPORT void *mremap(void *old, size_t old_length, size_t length, int flags, .
     struct mt_real *real = mt_real();
     void *p, *wanted = NULL;
     struct mt_scope scope;
-    uint32_t node, f = 0;
-    uint64_t stamp;
+    uint64_t fixed[2];
+    uint32_t f = 0;
 
     if (flags & MREMAP_FIXED) {
         va_list args;
@@ -127,21 +116,22 @@ MT_EXPORT void *mremap(void *old, size_t old_length, size_t length, int flags, .
     }
     if (!mt_stack_internal) {
         mt_fetch_add_relaxed(&mt_state.stack.unmap_generation, 1u);
-        mt_emit_plain(MT_RECORD_REMAP_BEGIN, 3, (uintptr_t)old, pages(old_length));
+        mt_emit_plain(MT_RECORD_REMAP_BEGIN, (uintptr_t)old, 1, pages(old_length));
     }
     p = real->mremap(old, old_length, length, flags, wanted);
     if (mt_stack_internal || !mt_scope_open(&scope))
         return p;
-    node = mt_stack_capture(&mt_state.stack, &scope.thread->stack, &caller, scope.nesting);
 #ifdef MREMAP_DONTUNMAP
     if (flags & MREMAP_DONTUNMAP)
         f |= MT_MAP_DONTUNMAP;
 #endif
     if (!old_length)
         f |= MT_MAP_DUPLICATE;
-    if (mt_stamp(&scope, 4, &stamp))
-        mt_put4(scope.thread, stamp, MT_RECORD_REMAP_END, p == MAP_FAILED ? 0 : (uintptr_t)p,
-            p == MAP_FAILED ? 0 : pages(length), (uint64_t)f << 32 | node);
+    fixed[0] = p == MAP_FAILED ? 0 : pages(length);
+    fixed[1] = f;
+    /* Not mt_emit_stack(): an end is recorded even while recording is paused. */
+    mt_emit_change(scope.thread, MT_RECORD_REMAP_END, p == MAP_FAILED ? 0 : (uintptr_t)p, fixed, 2,
+        mt_stack_capture(&mt_state.stack, &scope.thread->stack, &caller));
     mt_scope_close(&scope);
     return p;
 }

@@ -145,7 +145,7 @@ static void carry(char *const *old, char **fresh, struct passed *passed)
 static void before_exec(const char *path)
 {
     if (mt_is_own_process())
-        mt_emit_text(MT_RECORD_EXEC, NULL, MT_RECORD_EXEC_WORDS, path);
+        mt_emit_text(MT_RECORD_EXEC, 0, NULL, 0, path);
 }
 
 static int after_failed_exec(void)
@@ -153,7 +153,7 @@ static int after_failed_exec(void)
     int error = errno;
 
     if (mt_is_own_process())
-        mt_emit_plain(MT_RECORD_EXEC_FAILED, 2, (uint64_t)(unsigned)error, 0);
+        mt_emit_plain(MT_RECORD_EXEC_FAILED, (uint64_t)(unsigned)error, 0, 0);
     errno = error;
     return -1;
 }
@@ -272,7 +272,7 @@ static void before_fork(void)
 static int after_spawn(int r, const pid_t *pid)
 {
     if (r == 0 && mt_is_own_process())
-        mt_emit_plain(MT_RECORD_FORK, 2, (uint64_t)(unsigned)*pid, 0);
+        mt_emit_plain(MT_RECORD_FORK, (uint64_t)(unsigned)*pid, 0, 0);
     return r;
 }
 
@@ -331,7 +331,7 @@ static pid_t after_fork(pid_t pid)
     int error = errno;
 
     if (pid > 0 && mt_is_own_process())
-        mt_emit_plain(MT_RECORD_FORK, 2, (uint64_t)(unsigned)pid, 0);
+        mt_emit_plain(MT_RECORD_FORK, (uint64_t)(unsigned)pid, 0, 0);
     errno = error;
     return pid;
 }
@@ -365,7 +365,7 @@ static void before_exit(int status)
 {
     if (!mt_is_own_process())
         return;
-    mt_emit_plain(MT_RECORD_EXIT, 3, (uint64_t)(unsigned)status, MT_EXIT_QUICK);
+    mt_emit_plain(MT_RECORD_EXIT, MT_EXIT_QUICK, 1, (uint64_t)(unsigned)status);
     if (mt_state.root)
         mt_wait_for_commit();
 }

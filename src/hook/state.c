@@ -129,6 +129,7 @@ static int start_tracing(void)
         return r;
     mt_state.full_fence = !fences;
     mt_state.sequence_stamps = !tsc;
+    mt_state.base_stamp = mt_state.writer.header->base_stamp;
     if (mt_state.root)
         mt_state.writer.header->flags |= MT_SEGMENT_ROOT;
     return mt_stack_init(&mt_state.stack, &mt_state.writer, &mt_state.lock, mt_settings.verify);
@@ -195,7 +196,7 @@ bool MT_COLD mt_attach(void)
         mt_writer_lost(&mt_state.writer, MT_LOSS_RING_MEMORY, 1);
         return false;
     }
-    mt_emit_plain(MT_RECORD_THREAD, 2, (uint64_t)tls->thread->ring->owner_tid, 0);
+    mt_emit_plain(MT_RECORD_THREAD, (uint64_t)tls->thread->ring->owner_tid, 0, 0);
     return true;
 }
 
@@ -246,7 +247,7 @@ static void at_exit(int status, void *context)
     (void)context;
     if (!mt_is_own_process())
         return;
-    mt_emit_plain(MT_RECORD_EXIT, 3, (uint64_t)(unsigned)status, MT_EXIT_EXIT);
+    mt_emit_plain(MT_RECORD_EXIT, MT_EXIT_EXIT, 1, (uint64_t)(unsigned)status);
     if (mt_state.root)
         mt_wait_for_commit();
 }

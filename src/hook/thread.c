@@ -36,12 +36,13 @@ static struct mt_thread *take_over(int tid)
         if (owner != tid && mt_sys3(SYS_tgkill, mt_state.pid, owner, 0) != -ESRCH)
             continue;
         mt_state.scan = t->next;
-        /* The dead owner may have reserved and not published. */
-        mt_store_relaxed(&t->ring->reserved_words, mt_load_relaxed(&t->ring->head));
+        /* The dead owner may have written and not published. */
+        t->position = mt_load_relaxed(&t->ring->head);
         mt_store_relaxed(&t->ring->busy, 0u);
         mt_store_release(&t->ring->owner_tid, tid); /* R6 */
         memset(t->stack.ranges, 0, sizeof t->stack.ranges);
-        t->stack.memo.count = 0;
+        mt_stack_forget(&t->stack);
+        t->nested = NULL; /* like this one, its rings are found by their dead owner */
         return t;
     }
     mt_state.scan = t;
@@ -62,7 +63,8 @@ static struct mt_thread *create(int tid)
         return NULL;
     }
     t->mask = t->ring->capacity_words - 1;
-    t->soft_end = t->ring->capacity_words / 2;
+    if (rings > 0)
+        mt_store_release(&mt_state.stamped, 1u); /* R7 */
     t->next = mt_state.threads;
     mt_state.threads = t;
     return t;
@@ -74,6 +76,19 @@ struct mt_thread *mt_thread_get(void)
     struct mt_thread *t = take_over(tid);
 
     return t ? t : create(tid);
+}
+
+struct mt_thread *mt_thread_get_nested(void)
+{
+    struct mt_thread *t;
+    uint64_t signals;
+
+    mt_sys_signals_block(&signals);
+    mt_lock_acquire(&mt_state.lock);
+    t = create(mt_sys_gettid());
+    mt_lock_release(&mt_state.lock);
+    mt_sys_signals_restore(&signals);
+    return t;
 }
 
 static void ring_the_bell(void)
@@ -107,7 +122,7 @@ static MT_COLD bool wait_for_room(struct mt_thread *thread, uint64_t words)
         uint64_t progress, now_ns;
 
         mt_store_seq_cst(&ring->waiting, 1u); /* R4 */
-        if (ring->reserved_words + words <= mt_load_acquire(&ring->tail) + ring->capacity_words) { /* R2 */
+        if (thread->position + words <= mt_load_acquire(&ring->tail) + ring->capacity_words) { /* R2 */
             mt_store_relaxed(&ring->waiting, 0u);
             return true;
         }
@@ -132,13 +147,26 @@ static MT_COLD bool wait_for_room(struct mt_thread *thread, uint64_t words)
     }
 }
 
+/* With records that carry no stamps, one that does at the beginning of each so many words. */
+#define TIME_WORDS 2048u
+
+static void put_time(struct mt_thread *thread)
+{
+    uint64_t at = thread->position;
+
+    *mt_word_at(thread, at++) = MT_RECORD_TIME | MT_RECORD_STAMPED;
+    *mt_word_at(thread, at++) = mt_stamp();
+    mt_publish(thread, at);
+}
+
 bool MT_COLD mt_thread_make_room(struct mt_thread *thread, uint64_t words)
 {
     struct mt_ring *ring = thread->ring;
     uint64_t tail = mt_load_acquire(&ring->tail); /* R2 */
-    uint64_t need = ring->reserved_words + words;
+    uint64_t need;
 
-    ring->tail_seen = tail;
+    words += 2; /* TIME */
+    need = thread->position + words;
     if (need > tail + ring->capacity_words) {
         if (mt_load_relaxed(&mt_state.writer.header->reader_gone) || !wait_for_room(thread, words)) {
             mt_writer_lost(&mt_state.writer, MT_LOSS_READER_GONE, 1);
@@ -148,72 +176,16 @@ bool MT_COLD mt_thread_make_room(struct mt_thread *thread, uint64_t words)
     }
     if (need > tail + ring->capacity_words / 2)
         ring_the_bell();
-    /* Look again when half of the ring is in use, or, beyond that, every eighth. */
+    /* Look again after a while; when half of the ring is in use; or, beyond that, every eighth. */
     thread->soft_end = tail + ring->capacity_words / 2;
     if (thread->soft_end < need)
         thread->soft_end = need + ring->capacity_words / 8;
     if (thread->soft_end > tail + ring->capacity_words)
         thread->soft_end = tail + ring->capacity_words;
+    if (!mt_load_relaxed(&mt_state.stamped)) {
+        if (thread->soft_end > need + TIME_WORDS)
+            thread->soft_end = need + TIME_WORDS;
+        put_time(thread);
+    }
     return true;
-}
-
-void MT_COLD mt_scope_nested(uintptr_t sp)
-{
-    struct mt_tls *tls = &mt_tls;
-    stack_t alternate;
-
-    /* On the alternate stack the addresses say nothing: take the scope below for live. */
-    if (sp <= tls->guard_sp ||
-        (mt_sys2(SYS_sigaltstack, NULL, &alternate) == 0 && (alternate.ss_flags & SS_ONSTACK)))
-        return;
-    tls->depth = 0;
-    tls->thread->ring->reserved_words = tls->thread->ring->head;
-}
-
-void mt_emit_plain(enum mt_record_type type, unsigned words, uint64_t a, uint64_t b)
-{
-    struct mt_scope scope;
-    uint64_t stamp;
-
-    if (!mt_scope_open(&scope))
-        return;
-    if (mt_stamp(&scope, words, &stamp)) {
-        if (words == 1)
-            mt_put1(scope.thread, stamp, type);
-        else if (words == 2)
-            mt_put2(scope.thread, stamp, type, a);
-        else
-            mt_put3(scope.thread, stamp, type, a, b);
-    }
-    mt_scope_close(&scope);
-}
-
-void mt_emit_text(enum mt_record_type type, const uint64_t *extra, unsigned extra_words, const char *text)
-{
-    uint64_t bytes = text ? strlen(text) : 0, payload_words, signals, stamp, at;
-    struct mt_scope scope;
-    struct mt_thread *t;
-
-    if (bytes > MT_RECORD_TEXT_MAX_BYTES)
-        bytes = MT_RECORD_TEXT_MAX_BYTES;
-    payload_words = (bytes + 7) / 8;
-    mt_sys_signals_block(&signals);
-    if (mt_scope_open(&scope)) {
-        t = scope.thread;
-        if (mt_stamp(&scope, 2 + extra_words + payload_words, &stamp)) {
-            at = mt_local_fetch_add(&t->ring->reserved_words, 2 + extra_words + payload_words);
-            t->words[at++ & t->mask] = stamp | type;
-            t->words[at++ & t->mask] = payload_words << 32 | bytes;
-            for (unsigned i = 0; i < extra_words; i++)
-                t->words[at++ & t->mask] = extra[i];
-            for (uint64_t i = 0; i < payload_words; i++) {
-                uint64_t word = 0, n = bytes - i * 8 < 8 ? bytes - i * 8 : 8;
-
-                memcpy(&word, text + i * 8, n);
-                t->words[at++ & t->mask] = word;
-            }
-        }
-        mt_scope_close(&scope);
-    }
-    mt_sys_signals_restore(&signals);
 }

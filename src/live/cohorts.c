@@ -1,5 +1,5 @@
 /*
- * Cohorts: what each iteration's blocks come to. Nothing is done per event: a block's birth stamp tells its iteration, and one pass over
+ * Cohorts: what each iteration's blocks come to. Nothing is done per event: a block knows the iteration it was born in, and one pass over
  * the live blocks at an iteration's end gives the survivors of every cohort at every site.
  *
  * Bounded: a process has at most MT_LIVE_PERIODS_MAX periods. A period is one iteration at first; when all are used up,
@@ -31,10 +31,8 @@ enum array { LEFT_BYTES, LEFT_BLOCKS, AT_RISK, DEATHS, DEATH_BYTES, LIVE_BYTES, 
     NEXT_BYTES, NEXT_BLOCKS, ARRAYS };
 
 struct cohorts {
-    uint64_t starts[MT_LIVE_PERIODS_MAX + 2]; /* period k began behind starts[k]; from 1 */
     unsigned ends;       /* periods that are over */
     unsigned period;     /* iterations in one */
-    unsigned iterations; /* in the running one, that one included */
     bool torn_down;
     double kept_least; /* least share of an end's blocks that was there at the next end; 2: not known yet */
     double live_blocks; /* of all sites, at the last end */
@@ -94,32 +92,20 @@ static struct record *record_of(struct mt_live *live, uint32_t site)
 
 /* ---- the pass ------------------------------------------------------------------------------------------------------ */
 
-/* Which period a stamp belongs to; 0: before the first. */
-static unsigned period_of(const struct cohorts *c, uint64_t birth)
+/* Period k has the iterations (k - 1) * period + 1 .. k * period; 0: before the first. */
+static unsigned period_of(const struct cohorts *c, uint64_t iteration)
 {
-    unsigned low = 0, high = c->ends + 1;
-
-    if (birth > c->starts[high])
-        return high;
-    while (high - low > 1) {
-        unsigned middle = (low + high) / 2;
-        if (birth > c->starts[middle])
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
+    return iteration ? (unsigned)((iteration - 1) / c->period) + 1 : 0;
 }
 
-static bool count_in(struct mt_live *live, uint32_t site, uint64_t birth, double blocks, double bytes, double *young)
+static bool count_in(struct mt_live *live, uint32_t site, uint64_t iteration, double blocks, double bytes, double *young)
 {
     struct cohorts *c = live->cohorts;
     struct record *record;
-    unsigned period;
+    unsigned period = period_of(c, iteration);
 
-    if (birth <= c->starts[1])
+    if (period == 0)
         return true;
-    period = period_of(c, birth);
     record = record_of(live, site);
     if (!record || !record_reserve(c, record, c->ends + 1))
         return false;
@@ -130,17 +116,6 @@ static bool count_in(struct mt_live *live, uint32_t site, uint64_t birth, double
     return true;
 }
 
-/* The one place that knows how the table of blocks is laid out. */
-static bool next_block(const struct mt_blocks *blocks, size_t *at, struct mt_block *ret_block)
-{
-    for (; *at <= blocks->mask; (*at)++)
-        if (blocks->slots[*at].address) {
-            *ret_block = blocks->slots[(*at)++];
-            return true;
-        }
-    return false;
-}
-
 static bool count_pieces(struct mt_live *live, const struct mt_maps *maps, double *young)
 {
     for (size_t i = 0; i < maps->count; i++) {
@@ -149,7 +124,7 @@ static bool count_pieces(struct mt_live *live, const struct mt_maps *maps, doubl
 
         if (kind == MT_LIVE_FILE || kind == MT_LIVE_BACKING)
             continue;
-        if (!count_in(live, origin->site, origin->birth, 1.0 / origin->pieces,
+        if (!count_in(live, origin->site, origin->iteration, 1.0 / origin->pieces,
                 (double)(maps->pieces[i].end - maps->pieces[i].start), young))
             return false;
     }
@@ -163,15 +138,15 @@ static bool pass(struct mt_live *live, double *young)
     bool fine = true;
 
     for (size_t h = 0; h < live->heap_count && fine; h++)
-        for (size_t at = 0; fine && next_block(&live->heaps[h].blocks, &at, &block);)
-            fine = count_in(live, block.site, block.birth, 1, (double)block.size, young);
+        for (size_t at = 0; fine && mt_blocks_next(&live->heaps[h].blocks, &at, &block);)
+            fine = count_in(live, block.site, block.iteration, 1, (double)block.size, young);
     fine = fine && count_pieces(live, &live->maps, young);
     for (size_t t = 0; t < live->thread_count && fine; t++) {
         const struct thread *thread = &live->threads[t];
         for (uint32_t i = 0; i < thread->block_count && fine; i++) {
             const struct mt_block *limbo = &thread->blocks[i].block;
             if (limbo->site != NO_SITE)
-                fine = count_in(live, limbo->site, limbo->birth, 1, (double)limbo->size, young);
+                fine = count_in(live, limbo->site, limbo->iteration, 1, (double)limbo->size, young);
         }
         for (uint32_t i = 0; i < thread->map_count && fine; i++)
             fine = count_pieces(live, &thread->maps[i].removed, young);
@@ -235,9 +210,6 @@ static void halve(struct cohorts *c)
 {
     unsigned half = c->ends / 2;
 
-    for (unsigned i = 1; i <= half; i++)
-        c->starts[i] = c->starts[2 * i - 1];
-    c->starts[half + 1] = c->starts[c->ends + 1];
     for (size_t r = 0; r < c->count; r++) {
         for (int a = 0; a < BY_BIRTH + BY_END; a++) {
             double *numbers = array_of(&c->records[r], (enum array)a);
@@ -272,7 +244,7 @@ static bool by_site_reserve(struct mt_live *live)
 }
 
 /* The running period is over. at_exit: with the process. */
-static void period_end(struct mt_live *live, uint64_t stamp, bool at_exit)
+static void period_end(struct mt_live *live, bool at_exit)
 {
     struct cohorts *c = live->cohorts;
     double young = 0, blocks = 0, heap = (double)(live->totals.live_bytes + live->totals.live_mapped_bytes), kept;
@@ -302,34 +274,33 @@ static void period_end(struct mt_live *live, uint64_t stamp, bool at_exit)
         c->kept_least = kept;
     if (heap > c->heap_bytes)
         c->heap_bytes = heap;
-    c->starts[c->ends + 1] = stamp;
     if (c->ends == MT_LIVE_PERIODS_MAX)
         halve(c);
 }
 
-void mt_live_cohorts_next(struct mt_live *live, uint64_t stamp)
+/* Is the iteration that ends the last one of a period? Blocks of later iterations than that cannot be told apart. */
+static bool is_end(const struct mt_live *live)
 {
-    struct cohorts *c = live->cohorts;
+    return live->cohorts && live->iterations < MT_BLOCKS_ITERATION_MAX && live->iterations % live->cohorts->period == 0;
+}
 
-    if (!live->iterating) {
-        c = live->cohorts = calloc(1, sizeof(*c));
-        if (!c)
-            return;
-        c->starts[1] = stamp;
-        c->kept_least = 2;
-        c->period = c->iterations = 1;
-        return;
-    }
-    if (c && ++c->iterations > c->period) {
-        c->iterations = 1;
-        period_end(live, stamp, false);
+void mt_live_cohorts_next(struct mt_live *live)
+{
+    if (live->iterations == 0) {
+        live->cohorts = calloc(1, sizeof(*live->cohorts));
+        if (live->cohorts) {
+            live->cohorts->kept_least = 2;
+            live->cohorts->period = 1;
+        }
+    } else if (live->iterating && is_end(live)) {
+        period_end(live, false);
     }
 }
 
-void mt_live_cohorts_finish(struct mt_live *live, uint64_t stamp)
+void mt_live_cohorts_finish(struct mt_live *live)
 {
-    if (live->cohorts && live->cohorts->iterations == live->cohorts->period)
-        period_end(live, stamp, true);
+    if (is_end(live))
+        period_end(live, true);
 }
 
 void mt_live_cohorts_destroy(struct cohorts *c)

@@ -5,23 +5,38 @@
 
 #include <stdlib.h>
 
-enum { AHEAD = 8 }; /* events between asking for a block's cache line and using it */
+enum {
+    BLOCK_AHEAD = 16, /* events between asking for a block's cache line and using it */
+    SITE_AHEAD = 8,   /* the same for an allocation's site */
+};
 
-static void thread_remember(struct thread *thread, uint64_t address)
+static MT_ALWAYS_INLINE void thread_remember(struct thread *thread, uint64_t address)
 {
     thread->last[1] = thread->last[0];
     thread->last[0] = address;
 }
 
-static bool is_temporary(const struct mt_live *live, const struct mt_block *block)
+/* Freed by the thread that allocated it, which has had at most one more block since. */
+static MT_ALWAYS_INLINE bool is_temporary(const struct mt_live *live, const struct mt_block *block, uint32_t thread)
 {
-    const struct thread *thread = &live->threads[block->thread];
+    const struct thread *t = &live->threads[thread];
 
-    return block->address == thread->last[0] || block->address == thread->last[1];
+    return block->thread == (uint8_t)thread && (block->address == t->last[0] || block->address == t->last[1]);
+}
+
+/* The unit of births doubles whenever they would not fit. */
+static MT_ALWAYS_INLINE uint32_t birth_of(struct mt_live *live, uint64_t stamp)
+{
+    while (MT_UNLIKELY(stamp >> live->birth_shift > UINT32_MAX)) {
+        for (size_t i = 0; i < live->heap_count; i++)
+            mt_blocks_halve_births(&live->heaps[i].blocks);
+        live->birth_shift++;
+    }
+    return (uint32_t)(stamp >> live->birth_shift);
 }
 
 /* Takes a block out of the counts: the last thing that happens to it. */
-static void count_freed(
+static MT_ALWAYS_INLINE void count_freed(
     struct mt_live *live, const struct heap *heap, const struct mt_block *block, bool temporary, uint64_t now)
 {
     struct mt_live_site *site = &live->sites[block->site];
@@ -30,18 +45,18 @@ static void count_freed(
     site->live_bytes -= block->size;
     site->live_blocks--;
     site->temporary_blocks += temporary;
-    site_lifetime(site, block->birth, now);
-    if (heap->memory) {
+    site_lifetime(site, (uint64_t)block->birth << live->birth_shift, now);
+    if (MT_LIKELY(heap->memory)) {
         live->totals.freed_blocks++;
         live->totals.freed_bytes += block->size;
         live->totals.live_blocks--;
         live->totals.live_bytes -= block->size;
-        if (heap->python)
+        if (MT_UNLIKELY(heap->python))
             live->totals.python_bytes -= block->size;
     }
 }
 
-static void count_allocated(struct mt_live *live, const struct heap *heap, uint32_t site_id, uint64_t size)
+static MT_ALWAYS_INLINE void count_allocated(struct mt_live *live, const struct heap *heap, uint32_t site_id, uint64_t size)
 {
     struct mt_live_site *site = &live->sites[site_id];
 
@@ -52,81 +67,88 @@ static void count_allocated(struct mt_live *live, const struct heap *heap, uint3
     site->allocated_blocks++;
     if (site->live_bytes > site->own_peak_bytes)
         site->own_peak_bytes = site->live_bytes;
-    if (heap->memory) {
+    if (MT_LIKELY(heap->memory)) {
         live->totals.allocated_blocks++;
         live->totals.allocated_bytes += size;
         live->totals.live_blocks++;
         live->totals.live_bytes += size;
-        if (heap->python)
+        if (MT_UNLIKELY(heap->python))
             live->totals.python_bytes += size;
     }
 }
 
-static void alloc(struct mt_live *live, size_t heap_index, const struct mt_event *event)
+static MT_ALWAYS_INLINE void alloc(struct mt_live *live, size_t heap_index, const struct mt_event *event)
 {
     struct heap *heap = &live->heaps[heap_index];
     struct thread *thread = &live->threads[event->thread];
     uint32_t site = mt_live_site_of(live, event->node, (unsigned)heap_index, MT_LIVE_PLAIN);
-    struct mt_block *block;
-    bool existing;
+    struct mt_block block = {.address = event->address,
+        .size = event->size,
+        .site = site,
+        .birth = birth_of(live, event->stamp),
+        .iteration = live->iterations < MT_BLOCKS_ITERATION_MAX ? (uint16_t)live->iterations : MT_BLOCKS_ITERATION_MAX,
+        .thread = (uint8_t)event->thread};
+    struct mt_block replaced;
 
     thread_counts(live, thread);
-    block = site != NO_SITE ? mt_blocks_insert(&heap->blocks, event->address, &existing) : NULL;
-    if (MT_UNLIKELY(!block)) {
+    if (MT_UNLIKELY(site == NO_SITE || mt_blocks_insert(&heap->blocks, &block, &replaced) < 0)) {
         live->totals.dropped++;
         return;
     }
-    if (MT_UNLIKELY(existing)) {
+    if (MT_UNLIKELY(replaced.address)) {
         /* Its free was lost: the address could not have been handed out otherwise. */
-        count_freed(live, heap, block, false, event->stamp);
+        count_freed(live, heap, &replaced, false, event->stamp);
         live->totals.assumed_frees++;
     }
-    block->size = event->size;
-    block->birth = event->stamp;
-    block->site = site;
-    block->thread = event->thread;
     if (heap->memory)
         thread_remember(thread, event->address);
     count_allocated(live, heap, site, event->size);
 }
 
-static void release(struct mt_live *live, struct heap *heap, const struct mt_event *event)
+static MT_ALWAYS_INLINE void release(struct mt_live *live, struct heap *heap, const struct mt_event *event)
 {
-    struct mt_block *block = mt_blocks_find(&heap->blocks, event->address);
+    struct mt_block block;
 
     thread_counts(live, &live->threads[event->thread]);
-    if (MT_UNLIKELY(!block)) {
+    if (MT_UNLIKELY(!mt_blocks_remove(&heap->blocks, event->address, &block))) {
         live->totals.unmatched_frees++;
         return;
     }
-    count_freed(live, heap, block, heap->memory && is_temporary(live, block), event->stamp);
-    mt_blocks_remove(&heap->blocks, block);
+    count_freed(live, heap, &block, heap->memory && is_temporary(live, &block, event->thread), event->stamp);
 }
 
 static void realloc_begin(struct mt_live *live, const struct mt_event *event)
 {
     struct thread *thread = &live->threads[event->thread];
-    struct mt_blocks *blocks = &live->heaps[MT_LIVE_HEAP_MALLOC].blocks;
-    struct mt_block *block = mt_blocks_find(blocks, event->address);
+    struct heap *heap = &live->heaps[MT_LIVE_HEAP_MALLOC];
     struct limbo_block limbo = {.block = {.address = event->address, .site = NO_SITE}};
 
-    if (block) {
-        limbo.block = *block;
-        limbo.temporary = is_temporary(live, block);
-        mt_blocks_remove(blocks, block);
-    }
     if (thread->block_count == thread->block_capacity) {
         uint32_t capacity = thread->block_capacity ? thread->block_capacity * 2 : 1;
         struct limbo_block *bigger =
             capacity <= LIMBO_MAX ? realloc(thread->blocks, capacity * sizeof(*bigger)) : NULL;
         if (!bigger) {
-            live->totals.dropped++; /* the block stays counted as live */
+            if (mt_blocks_remove(&heap->blocks, event->address, &limbo.block))
+                live->totals.dropped++; /* the block stays counted as live */
             return;
         }
         thread->blocks = bigger;
         thread->block_capacity = capacity;
     }
+    if (mt_blocks_remove(&heap->blocks, event->address, &limbo.block)) {
+        limbo.birth = (uint64_t)limbo.block.birth << live->birth_shift;
+        limbo.temporary = is_temporary(live, &limbo.block, event->thread);
+    }
     thread->blocks[thread->block_count++] = limbo;
+}
+
+/* Births in limbo are kept in stamps, out of reach of a unit that changes meanwhile. */
+static struct mt_block out_of_limbo(struct mt_live *live, const struct limbo_block *limbo)
+{
+    struct mt_block block = limbo->block;
+
+    block.birth = birth_of(live, limbo->birth);
+    return block;
 }
 
 static void realloc_end(struct mt_live *live, const struct mt_event *event)
@@ -136,8 +158,10 @@ static void realloc_end(struct mt_live *live, const struct mt_event *event)
 
     if (thread->block_count > 0) {
         struct limbo_block *limbo = &thread->blocks[--thread->block_count];
+        struct mt_block block = out_of_limbo(live, limbo);
+
         if (limbo->block.site != NO_SITE)
-            count_freed(live, heap, &limbo->block, limbo->temporary, event->stamp);
+            count_freed(live, heap, &block, limbo->temporary, event->stamp);
         else if (limbo->block.address != 0)
             live->totals.unmatched_frees++;
     }
@@ -151,26 +175,24 @@ static void realloc_failed(struct mt_live *live, const struct mt_event *event)
 {
     struct thread *thread = &live->threads[event->thread];
     struct heap *heap = &live->heaps[MT_LIVE_HEAP_MALLOC];
+    struct mt_block block, replaced;
     struct limbo_block *limbo;
-    struct mt_block *block;
-    bool existing;
 
     if (thread->block_count == 0)
         return;
     limbo = &thread->blocks[--thread->block_count];
     if (limbo->block.site == NO_SITE)
         return;
-    block = mt_blocks_insert(&heap->blocks, limbo->block.address, &existing);
-    if (block && !existing) {
-        *block = limbo->block;
-        return;
-    }
-    /* Someone else has the address now (or there is no memory for the entry): the block is no more. */
-    count_freed(live, heap, &limbo->block, false, event->stamp);
-    if (block)
-        live->totals.assumed_frees++;
-    else
+    block = out_of_limbo(live, limbo);
+    if (mt_blocks_insert(&heap->blocks, &block, &replaced) < 0) {
+        count_freed(live, heap, &block, false, event->stamp);
         live->totals.dropped++;
+    } else if (replaced.address) {
+        /* Someone else has the address now: the block is no more. */
+        mt_blocks_insert(&heap->blocks, &replaced, &block);
+        count_freed(live, heap, &block, false, event->stamp);
+        live->totals.assumed_frees++;
+    }
 }
 
 static void heap_event(struct mt_live *live, const struct mt_event *event)
@@ -218,9 +240,13 @@ static void apply(struct mt_live *live, const struct mt_event *event)
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count)
 {
     live->totals.events += count;
+    for (size_t i = 0; i < count && i < BLOCK_AHEAD; i++)
+        mt_blocks_prefetch(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i].address);
     for (size_t i = 0; i < count; i++) {
-        if (i + AHEAD < count)
-            mt_blocks_prefetch(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i + AHEAD].address);
+        if (i + BLOCK_AHEAD < count)
+            mt_blocks_prefetch(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i + BLOCK_AHEAD].address);
+        if (i + SITE_AHEAD < count && events[i + SITE_AHEAD].type == MT_RECORD_ALLOC)
+            mt_live_prefetch_site(live, events[i + SITE_AHEAD].node);
         if (MT_UNLIKELY(events[i].thread >= live->thread_count)) {
             live->totals.dropped++;
             continue;

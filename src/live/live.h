@@ -17,7 +17,7 @@
  * value at the peak is what it saved, if it saved in the last epoch, else what it holds now.
  *
  * Units: bytes; stamps are in whatever unit the caller uses, growing. Not thread-safe. Memory is of order live blocks,
- * sites and notes not yet taken. Out of memory drops the event and counts it in totals.dropped.
+ * sites and notes not yet taken. Out of memory drops the event and counts it in totals.dropped. So does an address of more than 48 bits.
  */
 #ifndef MT_LIVE_LIVE_H
 #define MT_LIVE_LIVE_H
@@ -56,16 +56,19 @@ enum {
 };
 
 struct mt_live_site {
+    /* One cache line for an allocation, two for a free. */
     uint64_t live_bytes, live_blocks;
     uint64_t saved_bytes, saved_blocks; /* at the peak, if epoch is the current one */
     uint64_t epoch;
     uint64_t allocated_bytes, allocated_blocks;
     uint64_t own_peak_bytes;
+
     uint64_t freed_blocks, temporary_blocks;
     uint64_t lifetime_sum, lifetime_min, lifetime_max; /* stamps, of freed blocks */
     uint32_t node;
     uint16_t heap; /* index for mt_live_heap_name() */
     uint16_t kind; /* enum mt_live_kind */
+    uint64_t reserved[2];
 };
 
 struct mt_live_totals {
@@ -109,6 +112,9 @@ uint32_t mt_live_thread(struct mt_live *live);
 
 /* Applies events in order. Types with text and unknown types are ignored. */
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count);
+
+/* An event with this node is about to come. */
+void mt_live_prefetch_node(const struct mt_live *live, uint32_t node);
 
 /* The program's heap `id` gets a name (copied, cut at 255 bytes); a heap never named is called heap-<id>. */
 void mt_live_heap_create(struct mt_live *live, uint64_t id, const char *name, size_t name_bytes);

@@ -14,6 +14,7 @@ enum { LIMBO_MAX = 64 }; /* nested realloc or munmap calls (signal handlers); de
 
 struct limbo_block { /* between REALLOC_BEGIN and REALLOC_END */
     struct mt_block block; /* site NO_SITE: not a block that was seen allocated */
+    uint64_t birth;        /* stamp */
     bool temporary;
 };
 
@@ -23,7 +24,8 @@ struct limbo_maps { /* between UNMAP_BEGIN or REMAP_BEGIN and its end */
 
 struct thread {
     /* The thread's last two blocks. A live block of this thread whose address is here had at most one allocation of
-     * its thread after it: an older block at the same address is dead, or this one could not have been had. */
+     * its thread after it: an older block at the same address is dead, or this one could not have been had. (A block knows its
+     * thread by the low byte of its number: enough to tell it from a block that another thread got at the same address.) */
     uint64_t last[2];
     struct limbo_block *blocks;
     struct limbo_maps *maps;
@@ -55,6 +57,7 @@ struct cohorts; /* cohorts.c */
 struct mt_live {
     struct mt_live_totals totals;
     uint64_t epoch;
+    unsigned birth_shift; /* births are stamps >> this */
     uint64_t window_peak; /* highest total since the last fold_window() */
     uint64_t reader_window_peak;
 
@@ -86,14 +89,27 @@ struct mt_live {
 void *mt_live_grow(void *items, size_t count, size_t *capacity, size_t item_bytes);
 
 /* The site of a key, made if new; NO_SITE if out of memory. */
-uint32_t mt_live_site_of(struct mt_live *live, uint32_t node, unsigned heap, unsigned kind);
+uint32_t mt_live_site_make(struct mt_live *live, uint32_t node, unsigned heap, unsigned kind);
+
+static MT_ALWAYS_INLINE uint32_t mt_live_site_of(struct mt_live *live, uint32_t node, unsigned heap, unsigned kind)
+{
+    if (MT_LIKELY(heap == MT_LIVE_HEAP_MALLOC && node < live->by_node_capacity && live->by_node[node]))
+        return live->by_node[node] - 1;
+    return mt_live_site_make(live, node, heap, kind);
+}
+
+static MT_ALWAYS_INLINE void mt_live_prefetch_site(const struct mt_live *live, uint32_t node)
+{
+    if (MT_LIKELY(node < live->by_node_capacity && live->by_node[node]))
+        __builtin_prefetch(&live->sites[live->by_node[node] - 1], 1);
+}
 
 /* The heap of the target's id, made if new; NULL if out of memory or there are too many. */
 struct heap *mt_live_heap_of(struct mt_live *live, uint64_t id);
 
 /* cohorts.c: before `iterating` is set; the process's end; accepts NULL. */
-void mt_live_cohorts_next(struct mt_live *live, uint64_t stamp);
-void mt_live_cohorts_finish(struct mt_live *live, uint64_t stamp);
+void mt_live_cohorts_next(struct mt_live *live);
+void mt_live_cohorts_finish(struct mt_live *live);
 void mt_live_cohorts_destroy(struct cohorts *cohorts);
 
 void mt_live_map_event(struct mt_live *live, const struct mt_event *event);

@@ -94,7 +94,7 @@ static bool by_node_grow(struct mt_live *live, uint32_t node)
     return true;
 }
 
-uint32_t mt_live_site_of(struct mt_live *live, uint32_t node, unsigned heap, unsigned kind)
+uint32_t mt_live_site_make(struct mt_live *live, uint32_t node, unsigned heap, unsigned kind)
 {
     uint32_t *slot, site;
 
@@ -122,6 +122,12 @@ uint32_t mt_live_site_of(struct mt_live *live, uint32_t node, unsigned heap, uns
     *index_probe(&live->index, live->sites, node, heap, kind) = site + 1;
     live->index.count++;
     return site;
+}
+
+void mt_live_prefetch_node(const struct mt_live *live, uint32_t node)
+{
+    if (node < live->by_node_capacity)
+        __builtin_prefetch(&live->by_node[node]);
 }
 
 /* ---- heaps and threads -------------------------------------------------------------------------------------- */

@@ -37,8 +37,6 @@ int layout_check(const struct mt_segment_header *h, uint64_t file_bytes, struct 
         .string_capacity = h->string_capacity,
         .frame_offset = h->frame_offset,
         .frame_capacity = h->frame_capacity,
-        .node_offset = h->node_offset,
-        .node_capacity = h->node_capacity,
         .flags = h->flags,
         .pid = h->pid,
         .parent_pid = h->parent_pid};
@@ -46,8 +44,7 @@ int layout_check(const struct mt_segment_header *h, uint64_t file_bytes, struct 
         !table_fits(l.ring_dir_offset, l.ring_dir_capacity, sizeof(uint64_t), file_bytes) ||
         !table_fits(l.module_offset, l.module_capacity, sizeof(struct mt_module), file_bytes) ||
         !table_fits(l.string_offset, l.string_capacity, 1, file_bytes) ||
-        !table_fits(l.frame_offset, l.frame_capacity, sizeof(struct mt_frame), file_bytes) ||
-        !table_fits(l.node_offset, l.node_capacity, sizeof(struct mt_node), file_bytes))
+        !table_fits(l.frame_offset, l.frame_capacity, sizeof(struct mt_frame), file_bytes))
         return -EBADMSG;
     *ret = l;
     return 0;
@@ -83,6 +80,7 @@ void detach_segment(struct target *target)
 {
     for (size_t i = 0; i < target->ring_count; i++) {
         free(target->rings[i]->buffer);
+        stacks_finish(&target->rings[i]->stack);
         free(target->rings[i]);
     }
     free(target->rings);

@@ -5,107 +5,121 @@
 
 #include <string.h>
 
-static const uint8_t fixed_words[MT_RECORD_TYPES] = {
-#define WORDS_(symbol, name, words) [MT_RECORD_##symbol] = words,
-    MT_RECORDS(WORDS_)
-#undef WORDS_
+enum shape { SHAPE_P, SHAPE_S, SHAPE_A, SHAPE_T };
+
+static const struct {
+    uint8_t words, shape;
+} layouts[MT_RECORD_TYPE_MASK + 1] = {
+#define LAYOUT_(symbol, name, words, shape) [MT_RECORD_##symbol] = {words, SHAPE_##shape},
+    MT_RECORDS(LAYOUT_)
+#undef LAYOUT_
 };
 
-static uint32_t own_words(uint32_t type)
+static uint32_t text_words(uint64_t word)
 {
-    switch (type) {
-    case MT_RECORD_HEAP_CREATE:
-        return MT_RECORD_HEAP_CREATE_WORDS;
-    case MT_RECORD_EXEC:
-        return MT_RECORD_EXEC_WORDS;
-    default:
-        return MT_RECORD_MARK_WORDS;
-    }
+    uint64_t payload_words = word >> 32, payload_bytes = word & UINT32_MAX;
+
+    if (payload_bytes > MT_RECORD_TEXT_MAX_BYTES || payload_words > MT_RECORD_TEXT_MAX_BYTES / 8 + 1 ||
+        payload_bytes > payload_words * 8)
+        return UINT32_MAX;
+    return (uint32_t)payload_words;
 }
 
 uint32_t decode_length(const uint64_t *words, uint64_t available)
 {
-    uint32_t type, length;
-    uint64_t payload_words, payload_bytes;
+    uint32_t type, fixed, push;
 
     if (available == 0)
         return 0;
     type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
     if (type == MT_RECORD_NONE || type >= MT_RECORD_TYPES)
         return 0;
-    length = fixed_words[type];
-    if (MT_UNLIKELY(length == 0)) {
-        if (available < 2)
-            return 0;
-        payload_words = words[1] >> 32;
-        payload_bytes = words[1] & UINT32_MAX;
-        if (payload_bytes > MT_RECORD_TEXT_MAX_BYTES || payload_words > MT_RECORD_TEXT_MAX_BYTES / 8 + 1 ||
-            payload_bytes > payload_words * 8)
-            return 0;
-        length = (uint32_t)(2 + own_words(type) + payload_words);
+    fixed = 1 + !!(words[0] & MT_RECORD_STAMPED) + layouts[type].words;
+    if (fixed > available)
+        return 0;
+    switch (layouts[type].shape) {
+    case SHAPE_A:
+        push = words[fixed - 1] & UINT16_MAX;
+        break;
+    case SHAPE_S:
+        push = (uint32_t)words[fixed - 1];
+        break;
+    case SHAPE_T: {
+        uint32_t more = text_words(words[1 + !!(words[0] & MT_RECORD_STAMPED)]);
+
+        return more <= available - fixed ? fixed + more : 0;
     }
-    return length <= available ? length : 0;
+    default:
+        return fixed;
+    }
+    if (push > MT_RECORD_PUSH_MAX)
+        return 0;
+    fixed += (push + 1) / 2;
+    return fixed <= available ? fixed : 0;
 }
 
-static bool decode_text(const uint64_t *words, uint32_t type, struct decoded *d)
-{
-    const uint64_t *own = words + 2;
-
-    d->text = (const char *)(own + own_words(type));
-    d->text_bytes = (uint32_t)strnlen(d->text, words[1] & UINT32_MAX);
-    if (type == MT_RECORD_HEAP_CREATE) {
-        d->event.extra = (uint32_t)own[0];
-        return own[0] <= UINT32_MAX;
-    }
-    if (type != MT_RECORD_EXEC) {
-        d->resident = own[0];
-        d->virtual_bytes = own[1];
-    }
-    return true;
-}
-
-bool decode_record(const uint64_t *words, uint32_t length, uint64_t node_count, struct decoded *d)
+bool decode_record(const uint64_t *words, uint32_t length, struct decoded *d)
 {
     struct mt_event *event = &d->event;
+    const uint64_t *fixed = words + 1;
+    uint32_t n;
 
+    (void)length;
     event->type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
-    event->stamp = words[0] >> MT_RECORD_STAMP_SHIFT;
-    event->address = length > 1 ? words[1] : 0;
-    event->size = length > 2 ? words[2] : 0;
+    event->address = words[0] >> MT_RECORD_OPERAND_SHIFT;
+    event->stamp = 0;
+    event->size = 0;
     event->node = 0;
     event->extra = 0;
+    d->stamped = words[0] & MT_RECORD_STAMPED;
+    if (d->stamped)
+        event->stamp = *fixed++;
+    n = layouts[event->type].words;
+    d->frames = NULL;
+    switch (layouts[event->type].shape) {
+    case SHAPE_A:
+        event->size = fixed[0] >> 32;
+        d->keep = (uint32_t)(fixed[0] >> 16) & UINT16_MAX;
+        d->push = (uint32_t)fixed[0] & UINT16_MAX;
+        d->frames = fixed + 1;
+        return event->address != 0;
+    case SHAPE_S:
+        d->keep = (uint32_t)(fixed[n - 1] >> 32);
+        d->push = (uint32_t)fixed[n - 1];
+        d->frames = fixed + n;
+        break;
+    case SHAPE_T:
+        d->text = (const char *)(fixed + n);
+        d->text_bytes = (uint32_t)strnlen(d->text, fixed[0] & UINT32_MAX);
+        d->resident = n > 1 ? fixed[1] : 0;
+        d->virtual_bytes = n > 1 ? fixed[2] : 0;
+        return event->type != MT_RECORD_HEAP_CREATE || event->address <= UINT32_MAX;
+    default:
+        break;
+    }
     switch (event->type) {
-    case MT_RECORD_ALLOC:
-        event->size = words[2] >> 32;
-        event->node = (uint32_t)words[2];
-        return event->address != 0 && event->node < node_count;
     case MT_RECORD_ALLOC_LARGE:
-        event->size = words[3];
-        event->node = (uint32_t)words[2];
-        return event->address != 0 && words[2] < node_count;
+        event->size = fixed[0];
+        return event->address != 0;
     case MT_RECORD_REALLOC_END:
-        event->size = words[3];
-        event->node = (uint32_t)words[2];
-        return words[2] < node_count && (event->address != 0 || event->size == 0);
+        event->size = fixed[0];
+        return event->address != 0 || event->size == 0;
     case MT_RECORD_MAP:
     case MT_RECORD_REMAP_END:
     case MT_RECORD_HEAP_ALLOC:
-        event->node = (uint32_t)words[3];
-        event->extra = (uint32_t)(words[3] >> 32);
-        return event->node < node_count && (event->address != 0 || event->type != MT_RECORD_HEAP_ALLOC);
+        event->size = fixed[0];
+        event->extra = (uint32_t)fixed[1];
+        return fixed[1] <= UINT32_MAX && (event->address != 0 || event->type != MT_RECORD_HEAP_ALLOC);
     case MT_RECORD_HEAP_FREE:
-        event->extra = (uint32_t)words[2];
-        return event->address != 0 && words[2] <= UINT32_MAX;
+        event->extra = (uint32_t)fixed[0];
+        return event->address != 0 && fixed[0] <= UINT32_MAX;
+    case MT_RECORD_UNMAP_BEGIN:
+    case MT_RECORD_REMAP_BEGIN:
+    case MT_RECORD_EXIT:
+        event->size = fixed[0];
+        return true;
     case MT_RECORD_FREE:
         return event->address != 0;
-    case MT_RECORD_HEAP_CREATE:
-    case MT_RECORD_MARK:
-    case MT_RECORD_PHASE_BEGIN:
-    case MT_RECORD_PHASE_END:
-    case MT_RECORD_ITERATION:
-    case MT_RECORD_SNAPSHOT:
-    case MT_RECORD_EXEC:
-        return decode_text(words, event->type, d);
     default:
         return true;
     }

@@ -213,8 +213,8 @@ void life_record(struct reader *reader, struct target *target, const struct ring
         break;
     case MT_RECORD_EXIT:
         target->exit_seen = true;
-        target->exit_value = (int)(record->event.address & 0xff);
-        target->exit_kind = (uint32_t)record->event.size;
+        target->exit_value = (int)(record->event.size & 0xff);
+        target->exit_kind = (uint32_t)record->event.address;
         break;
     default:
         break;

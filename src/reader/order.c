@@ -17,16 +17,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define STAMP_MAX (UINT64_MAX >> 8) /* a target could claim any: differences and sums must not overflow */
+
 struct drain {
     struct reader *reader;
     struct target *target;
     uint64_t horizon; /* records up to this stamp, inclusive, are in order */
-    uint64_t node_count;
     uint64_t now_stamp; /* for segments whose stamps are not times */
     bool stamps_are_times;
     size_t applied, budget;
     struct mt_event events[BATCH_EVENTS];
     size_t event_count;
+    struct stack_change changes[BATCH_EVENTS];
+    size_t change_count;
+    uint32_t frames[BATCH_FRAMES];
+    size_t frame_count;
     struct ring **heap; /* rings with a record at hand, least stamp first */
     size_t heap_count;
 };
@@ -93,15 +98,62 @@ static bool next_record(struct drain *d, struct ring *ring)
         if (ring->used == ring->at)
             return false;
     }
-    stamp = ring->buffer[ring->at] >> MT_RECORD_STAMP_SHIFT;
+    if (MT_LIKELY(!(ring->buffer[ring->at] & MT_RECORD_STAMPED)))
+        stamp = ring->empty_at; /* it was published after that */
+    else
+        stamp = ring->buffer[ring->at + 1] & STAMP_MAX;
     ring->record_stamp = stamp > ring->newest ? stamp : ring->newest;
     return true;
 }
 
 static void flush_events(struct drain *d)
 {
+    struct tables *tables = &d->target->tables;
+
+    for (size_t i = 0; i < d->change_count; i++) {
+        const struct stack_change *change = &d->changes[i];
+        uint32_t node = stacks_resolve(tables, change->stack, change, d->frames + change->frames);
+
+        if (MT_LIKELY(change->event < BATCH_EVENTS)) {
+            d->events[change->event].node = node;
+            mt_live_prefetch_node(d->target->live, node);
+        }
+    }
     mt_live_apply(d->target->live, d->events, d->event_count);
-    d->event_count = 0;
+    d->event_count = d->change_count = d->frame_count = 0;
+}
+
+/* The record's change to its ring's stack; the node is found when the batch is applied. */
+static void change_stack(struct drain *d, struct ring *ring, const struct decoded *record, bool has_event)
+{
+    struct stack_change *change;
+    uint64_t frame_capacity = d->target->layout.frame_capacity;
+    uint32_t *frames;
+    int err;
+
+    if (MT_UNLIKELY(d->frame_count + record->push > BATCH_FRAMES || d->change_count == BATCH_EVENTS))
+        flush_events(d);
+    frames = d->frames + d->frame_count;
+    for (uint32_t i = 0; i < record->push; i++) {
+        frames[i] = (uint32_t)(record->frames[i / 2] >> (i % 2 * 32));
+        if (MT_UNLIKELY(frames[i] >= frame_capacity)) {
+            frames[i] = 0;
+            d->target->lost_decode++;
+        }
+    }
+    change = &d->changes[d->change_count];
+    *change = (struct stack_change){.stack = &ring->stack,
+        .keep = record->keep,
+        .push = record->push,
+        .frames = (uint32_t)d->frame_count,
+        .event = !has_event || record->event.type == MT_RECORD_STACK ? BATCH_EVENTS : (uint32_t)d->event_count};
+    err = stacks_change(&d->target->tables, &ring->stack, change, frames);
+    if (MT_UNLIKELY(err < 0)) {
+        d->target->lost_decode++; /* the event has the empty stack */
+        return;
+    }
+    d->frame_count += record->push;
+    d->change_count++;
 }
 
 static void apply_special(struct drain *d, struct ring *ring, struct decoded *record)
@@ -112,7 +164,7 @@ static void apply_special(struct drain *d, struct ring *ring, struct decoded *re
     flush_events(d);
     switch (type) {
     case MT_RECORD_HEAP_CREATE:
-        mt_live_heap_create(target->live, record->event.extra, record->text, record->text_bytes);
+        mt_live_heap_create(target->live, record->event.address, record->text, record->text_bytes);
         break;
     case MT_RECORD_MARK:
     case MT_RECORD_PHASE_BEGIN:
@@ -126,8 +178,6 @@ static void apply_special(struct drain *d, struct ring *ring, struct decoded *re
                 .text_bytes = record->text_bytes,
                 .rss_bytes = record->resident,
                 .vms_bytes = record->virtual_bytes});
-        if (type == MT_RECORD_ITERATION && !d->stamps_are_times)
-            d->now_stamp++; /* what is born from here on was born in that iteration */
         sample_take(d->reader, target, record->event.stamp, record);
         break;
     case MT_RECORD_THREAD: {
@@ -152,8 +202,11 @@ static void take_record(struct drain *d, struct ring *ring)
 {
     struct target *target = d->target;
     struct decoded record;
+    bool understood = decode_record(ring->buffer + ring->at, ring->record_words, &record);
 
-    if (MT_UNLIKELY(!decode_record(ring->buffer + ring->at, ring->record_words, d->node_count, &record))) {
+    if (record.frames)
+        change_stack(d, ring, &record, understood);
+    if (MT_UNLIKELY(!understood)) {
         target->lost_decode++;
     } else {
         record.event.thread = ring->thread;
@@ -168,7 +221,7 @@ static void take_record(struct drain *d, struct ring *ring)
             d->events[d->event_count++] = record.event;
             if (d->event_count == BATCH_EVENTS)
                 flush_events(d);
-        } else {
+        } else if (record.event.type != MT_RECORD_STACK && record.event.type != MT_RECORD_TIME) {
             apply_special(d, ring, &record);
         }
     }
@@ -299,7 +352,13 @@ static uint64_t find_horizon(struct target *target)
         return UINT64_MAX;
     }
     if (target->ring_count == 1 && !target->rings[0]->bad) {
-        read_head(target, target->rings[0]);
+        struct ring *ring = target->rings[0];
+
+        /* What is not there after the clock was read is not older. */
+        now = stamp_horizon(target);
+        if (ring->at == ring->used && ring->tail == mt_load_acquire(&ring->shared->head))
+            ring->empty_at = now;
+        read_head(target, ring);
         if (mt_load_acquire(&target->header->ring_count) == 1)
             return UINT64_MAX;
     }
@@ -336,20 +395,18 @@ bool order_pending(const struct target *target)
 size_t order_drain(struct reader *reader, struct target *target, size_t budget)
 {
     struct ring *few[16];
-    struct drain d; /* 12 KiB of events: not worth clearing every round */
+    struct drain d; /* 40 KiB: not worth clearing every round */
 
     if (!target->header)
         return 0;
     d.reader = reader;
     d.target = target;
     d.budget = budget;
-    d.applied = d.event_count = d.heap_count = 0;
+    d.applied = d.event_count = d.heap_count = d.change_count = d.frame_count = 0;
+    if (stacks_init(&target->tables) < 0)
+        return 0;
     d.now_stamp = 0;
     d.horizon = find_horizon(target);
-    /* After the heads: every node that the records mention is below this. */
-    d.node_count = mt_load_acquire(&target->header->node_count);
-    if (d.node_count > target->layout.node_capacity)
-        d.node_count = target->layout.node_capacity;
     d.stamps_are_times = target->layout.flags & MT_SEGMENT_STAMP_TSC;
     if (!d.stamps_are_times)
         d.now_stamp = stamp_now(target);

@@ -4,10 +4,11 @@
  *   main.c     start and end                       control.c  socket and messages
  *   loop.c     drain, sleep, commit, write
  *   attach.c   segment -> validated layout          order.c    rings -> records in true order
- *   decode.c   words -> typed events                life.c     processes: forks, execs, ends
+ *   decode.c   words -> typed events                stacks.c   changes of stacks -> nodes
+ *   life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
- *   tables.c   modules, frames, nodes, checked      write.c, write_cohorts.c, commit.c  everything -> store
+ *   tables.c   modules, frames, checked             write.c, write_cohorts.c, commit.c  everything -> store
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -25,6 +26,7 @@
 enum {
     CHUNK_WORDS = 4096,  /* copied out of a ring at a time; the longest record fits */
     BATCH_EVENTS = 256,  /* decoded before they are applied */
+    BATCH_FRAMES = 4096, /* of the changes of stacks between them */
     SAMPLES_MAX = 1000,
     SNAPSHOTS_MAX = 20,
 };
@@ -36,9 +38,23 @@ struct layout {
     uint64_t module_offset, module_capacity;
     uint64_t string_offset, string_capacity;
     uint64_t frame_offset, frame_capacity;
-    uint64_t node_offset, node_capacity;
     uint32_t flags;
     int32_t pid, parent_pid; /* as the target sees them */
+};
+
+/* A ring's stack by depth; [0] is the empty stack. The two halves are as of different records (stacks.c). */
+struct ring_stack {
+    uint64_t *hashes; /* [0, depth]: as of the record decoded last */
+    uint32_t *nodes;  /* as of the change resolved last */
+    uint32_t depth, capacity;
+};
+
+struct stack_change {
+    struct ring_stack *stack;
+    uint64_t base_hash, hash;
+    uint32_t keep, push;
+    uint32_t frames; /* index of the first in drain.frames */
+    uint32_t event;  /* whose stack it is; BATCH_EVENTS: none's */
 };
 
 struct ring {
@@ -49,10 +65,12 @@ struct ring {
     uint64_t limit;        /* head as of this round */
     uint64_t newest;       /* highest stamp decoded: what orders the ring (wire/ring.h: nested records) */
     uint64_t idle_at;      /* no record that comes later has a stamp below this */
+    uint64_t empty_at;     /* every record not yet applied was published after this */
     uint64_t *buffer;      /* CHUNK_WORDS words copied out; [at, used) not yet decoded */
     uint32_t at, used;
     uint32_t record_words; /* of the record at `at`; 0: none */
     uint64_t record_stamp; /* its place in the order */
+    struct ring_stack stack;
     uint32_t thread;       /* in live/ */
     bool busy;             /* as of this round: a record is in flight */
     bool bad;              /* header cannot be believed: never read */
@@ -73,12 +91,20 @@ struct snapshot { /* interval: the larger sites */
     bool written;
 };
 
+struct stack_slot {
+    uint32_t tag; /* high half of the hash */
+    uint32_t node; /* 0: empty */
+};
+
 struct tables {
     struct mt_store_module *modules;
     struct mt_store_frame *frames;
     struct mt_store_node *nodes;
     size_t module_count, frame_count, node_count;
     size_t module_capacity, frame_capacity, node_capacity;
+    struct stack_slot *slots; /* hash of a stack -> its node */
+    size_t slot_mask;
+    uint64_t nodes_lost; /* stacks cut for want of memory */
 };
 
 enum source { SOURCE_TARGET = 1, SOURCE_CLIENT }; /* whose descriptor epoll speaks of; the first member of both */
@@ -237,14 +263,26 @@ bool order_pending(const struct target *target);
 /* decode.c */
 struct decoded {
     struct mt_event event;
-    const char *text; /* in the buffer */
+    bool stamped; /* else event.stamp is 0 */
+    uint32_t keep, push;
+    const uint64_t *frames; /* of a change, two to a word, in the buffer; NULL: no change */
+    const char *text;       /* in the buffer */
     uint32_t text_bytes;
     uint64_t resident, virtual_bytes;
 };
 /* Length of the record that starts at words[0], of `available` words; 0: not a record. */
 uint32_t decode_length(const uint64_t *words, uint64_t available);
-/* Fills the event. node_count: ids at or above are refused. Returns false for what cannot be. */
-bool decode_record(const uint64_t *words, uint32_t length, uint64_t node_count, struct decoded *ret_decoded);
+/* Fills the event, but for its node. Returns false for what cannot be. */
+bool decode_record(const uint64_t *words, uint32_t length, struct decoded *ret_decoded);
+
+/* stacks.c */
+int stacks_init(struct tables *tables);
+/* Applies keep and push to the ring's stack, sets the hashes. -EBADMSG: keeps more than there is; -E2BIG, -ENOMEM. */
+int stacks_change(const struct tables *tables, struct ring_stack *stack, struct stack_change *change, const uint32_t *frames);
+/* The node of the stack after the change. Changes of a ring are resolved in their order. */
+uint32_t stacks_resolve(
+    struct tables *tables, struct ring_stack *stack, const struct stack_change *change, const uint32_t *frames);
+void stacks_finish(struct ring_stack *stack);
 
 /* life.c */
 struct target *life_hello(struct reader *reader, int pid, int segment_fd, int *ret_error);

@@ -1,5 +1,5 @@
 /*
- * Copies of a segment's modules, frames and nodes: each entry is copied once, when it first appears below its count
+ * Copies of a segment's modules and frames: each entry is copied once, when it first appears below its count
  * (entries never change after that), and checked on the way.
  */
 #include "reader/state.h"
@@ -74,17 +74,15 @@ int tables_update(struct target *target)
     const char *base = (const char *)target->header;
     const struct layout *layout = &target->layout;
     struct tables *t = &target->tables;
-    size_t nodes, frames, modules;
+    size_t frames, modules;
 
     if (!target->header)
         return 0;
-    /* Nodes first: the frames and modules that they mention are older. */
-    nodes = count_of(&target->header->node_count, layout->node_capacity);
+    /* Frames first: the modules that they mention are older. */
     frames = count_of(&target->header->frame_count, layout->frame_capacity);
     modules = count_of(&target->header->module_count, layout->module_capacity);
     if (copy_modules(target, modules) < 0 ||
-        reserve((void **)&t->frames, &t->frame_capacity, frames, sizeof(*t->frames)) < 0 ||
-        reserve((void **)&t->nodes, &t->node_capacity, nodes, sizeof(*t->nodes)) < 0)
+        reserve((void **)&t->frames, &t->frame_capacity, frames, sizeof(*t->frames)) < 0)
         return -ENOMEM;
     for (; t->frame_count < frames; t->frame_count++) {
         struct mt_frame f = ((const struct mt_frame *)(base + layout->frame_offset))[t->frame_count];
@@ -93,15 +91,6 @@ int tables_update(struct target *target)
             f.module = 0;
         t->frames[t->frame_count] =
             (struct mt_store_frame){.offset = f.offset, .module = f.module, .flags = f.flags};
-    }
-    for (; t->node_count < nodes; t->node_count++) {
-        struct mt_node n = ((const struct mt_node *)(base + layout->node_offset))[t->node_count];
-
-        if (t->node_count > 0 && (n.parent >= t->node_count || n.frame >= t->frame_count)) {
-            n = (struct mt_node){0};
-            target->lost_decode++;
-        }
-        t->nodes[t->node_count] = (struct mt_store_node){.parent = n.parent, .frame = n.frame};
     }
     return 0;
 }

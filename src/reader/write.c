@@ -32,6 +32,8 @@ static uint64_t lost_by(const struct target *target, unsigned reason)
 
     if (reason == MT_LOSS_DECODE)
         lost += target->lost_decode + (target->live ? mt_live_totals(target->live)->dropped : 0);
+    if (reason == MT_LOSS_STACK_MEMORY)
+        lost += target->tables.nodes_lost;
     return lost;
 }
 

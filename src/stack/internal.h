@@ -66,8 +66,45 @@ struct mt_learnt {
 
 /* ---- rule.c: all but the look-up under the lock ---- */
 int mt_rules_init(struct mt_stack *stack);
-mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc); /* any thread; learns on a miss */
+mt_rule mt_rule_learn(struct mt_stack *stack, uintptr_t pc); /* under no lock; what mt_rule_get does on a miss */
 void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end);
+
+struct mt_rule_entry {
+    uint64_t pc;
+    uint64_t rule;
+};
+
+struct mt_rule_table {
+    uint64_t mask;
+    uint64_t used;
+    struct mt_rule_entry entries[];
+};
+
+static MT_ALWAYS_INLINE uint64_t mt_rule_slot(uintptr_t pc)
+{
+    return (pc * UINT64_C(0x9e3779b97f4a7c15)) >> 32;
+}
+
+static MT_ALWAYS_INLINE mt_rule mt_rule_find(const struct mt_rule_table *t, uintptr_t pc)
+{
+    for (uint64_t i = mt_rule_slot(pc);; i++) {
+        const struct mt_rule_entry *e = &t->entries[i & t->mask];
+        uint64_t key = mt_load_acquire(&e->pc); /* U2 */
+
+        if (MT_LIKELY(key == pc))
+            return mt_load_relaxed(&e->rule);
+        if (key == 0)
+            return MT_RULE_NONE;
+    }
+}
+
+/* The rule of a pc; any thread; learns it on a miss. */
+static MT_ALWAYS_INLINE mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc)
+{
+    mt_rule rule = mt_rule_find(mt_load_acquire(&stack->rules), pc); /* U1 */
+
+    return MT_LIKELY(rule != MT_RULE_NONE) ? rule : mt_rule_learn(stack, pc);
+}
 
 /* ---- learn.c: under the lock, with mt_stack_internal set ---- */
 void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt);
@@ -94,24 +131,18 @@ void mt_object_range(const struct dl_find_object *object, uintptr_t *ret_start, 
 /* Calls gone(start, end) for each module that is no longer mapped as it was, and drops it. */
 void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, uintptr_t, uintptr_t));
 
-/* ---- intern.c ---- */
-int mt_nodes_init(struct mt_stack *stack);
-uint32_t mt_nodes_intern(struct mt_stack *stack, const uint32_t *frames, size_t count); /* innermost first */
-
-/* One child of a node; 0 where it does not exist yet. */
-uint32_t mt_nodes_find(struct mt_stack *stack, uint32_t parent, uint32_t frame);
-/* Adds what is missing of a path: frames, innermost first, lie `stride` bytes apart. Returns the innermost node that could be had. */
-uint32_t mt_nodes_add(struct mt_stack *stack, uint32_t parent, const uint32_t *frames, size_t stride, size_t count);
-
 /* ---- memo.c ---- */
 int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo);
 void mt_memo_finish(struct mt_memo *memo);
 /* False: this stack is not for the memo (walk it). */
 bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    uint32_t *ret_node);
+    struct mt_stack_change *ret_change);
 
 /* ---- walk.c ---- */
 bool mt_stack_extend_ranges(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address);
+
+/* Room for that many frames in thread->frames. */
+bool mt_stack_grow_frames(struct mt_stack *stack, struct mt_stack_thread *thread, size_t count);
 
 /* Whether the aligned word at address may be read. */
 static MT_ALWAYS_INLINE bool mt_stack_readable(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)

@@ -7,8 +7,10 @@
  *   equal state at a frame, and equal words in its slots  =>  equal state at the next outer frame.
  *
  * By induction, when a walk arrives at a kept state, and every slot of every older kept frame still holds what it held, the rest of the stack is
- * the kept one, and the node kept with the state is its node. That is exact. Where a slot differs, the walk goes on from there, and may
- * meet kept states again further out.
+ * the kept one. That is exact. Where a slot differs, the walk goes on from there, and may meet kept states again further out.
+ *
+ * bp is part of a state only where it matters: where a frame from there outwards is found by it before a frame restores it from a slot. In code
+ * without frame pointers that is nowhere, and half of the words need not be looked at. Where it does not matter, the kept bp may be out of date.
  *
  * Kept stacks are complete (they end at an END frame) and made of plain frames: with a signal frame, a frame without rule or a complex one the
  * whole stack is walked each time. The list is dropped when rules were forgotten (dlclose) or memory was unmapped.
@@ -19,74 +21,80 @@
 
 #include <string.h>
 
-#define FIRST_CAPACITY 512u
+#define FIRST_CAPACITY 256u
 #define CAPACITY_MAX 16384u
+#define BYTES_A_FRAME (2 * sizeof(struct mt_memo_state) + 2 * sizeof(struct mt_memo_check) + sizeof(uint32_t))
+
+static bool allocate(struct mt_stack *stack, struct mt_memo *memo, size_t capacity)
+{
+    char *p = mt_stack_pages(stack, capacity * BYTES_A_FRAME);
+
+    if (!p)
+        return false;
+    memo->states = (struct mt_memo_state *)p;
+    memo->fresh = memo->states + capacity;
+    memo->return_slots = (struct mt_memo_check *)(memo->fresh + capacity);
+    memo->bp_slots = memo->return_slots + capacity;
+    memo->bp_owners = (uint32_t *)(memo->bp_slots + capacity);
+    memo->capacity = capacity;
+    return true;
+}
 
 int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo)
 {
     memset(memo, 0, sizeof *memo);
-    memo->paths = mt_stack_pages(stack, MT_MEMO_PATHS * sizeof *memo->paths);
-    if (!memo->paths)
-        return -ENOMEM;
-    memo->states = mt_stack_pages(stack, FIRST_CAPACITY * 2 * sizeof *memo->states);
-    if (!memo->states)
-        return -ENOMEM;
-    memo->fresh = memo->states + FIRST_CAPACITY;
-    memo->capacity = FIRST_CAPACITY;
-    return 0;
+    return allocate(stack, memo, FIRST_CAPACITY) ? 0 : -ENOMEM;
 }
 
 void mt_memo_finish(struct mt_memo *memo)
 {
-    if (memo->paths)
-        mt_sys_unmap(memo->paths, MT_MEMO_PATHS * sizeof *memo->paths);
     if (memo->states)
-        mt_sys_unmap(memo->states, mt_round_up(memo->capacity * 2 * sizeof *memo->states, MT_PAGE_BYTES));
+        mt_sys_unmap(memo->states, mt_round_up(memo->capacity * BYTES_A_FRAME, MT_PAGE_BYTES));
     memset(memo, 0, sizeof *memo);
 }
 
-static bool grow(struct mt_stack *stack, struct mt_memo *memo, size_t fresh)
+static MT_COLD bool grow(struct mt_stack *stack, struct mt_memo *memo, size_t fresh)
 {
-    struct mt_memo_state *old = memo->fresh;
-    size_t old_capacity = memo->capacity;
-    struct mt_memo_state *states;
+    struct mt_memo old = *memo;
 
-    if (old_capacity >= CAPACITY_MAX)
+    if (old.capacity >= CAPACITY_MAX || !allocate(stack, memo, old.capacity * 2))
         return false;
-    states = mt_stack_pages(stack, old_capacity * 4 * sizeof *states);
-    if (!states)
-        return false;
-    memcpy(states, memo->states, old_capacity * sizeof *states);
-    memcpy(states + old_capacity * 2, old, fresh * sizeof *states);
-    mt_sys_unmap(memo->states, mt_round_up(old_capacity * 2 * sizeof *states, MT_PAGE_BYTES));
-    mt_fetch_add_relaxed(&stack->private_bytes, -mt_round_up(old_capacity * 2 * sizeof *states, MT_PAGE_BYTES));
-    memo->states = states;
-    memo->fresh = states + old_capacity * 2;
-    memo->capacity = old_capacity * 2;
+    memcpy(memo->states, old.states, old.capacity * sizeof *old.states);
+    memcpy(memo->fresh, old.fresh, fresh * sizeof *old.fresh);
+    memcpy(memo->return_slots, old.return_slots, old.capacity * sizeof *old.return_slots);
+    memcpy(memo->bp_slots, old.bp_slots, old.bp_count * sizeof *old.bp_slots);
+    memcpy(memo->bp_owners, old.bp_owners, old.bp_count * sizeof *old.bp_owners);
+    mt_fetch_add_relaxed(&stack->private_bytes, -mt_round_up(old.capacity * BYTES_A_FRAME, MT_PAGE_BYTES));
+    mt_memo_finish(&old);
     return true;
 }
 
-/* Follows the kept states outwards from `at` as long as their slots hold. Returns the frame where that ends; 0: all hold. */
-static MT_ALWAYS_INLINE size_t verify(const struct mt_memo_state *states, size_t at)
+/* Whether the slots of the frames from `at` outwards all hold what they held. */
+static MT_ALWAYS_INLINE bool all_hold(const struct mt_memo *memo, size_t at)
 {
-    for (; at > 0; at--) {
-        const struct mt_memo_state *s = &states[at];
+    const struct mt_memo_check *check = memo->return_slots;
+    uintptr_t differs = 0;
 
-        if (*s->ra_slot != s->ra || *s->bp_slot != s->bp_saved)
-            break;
-    }
-    return at;
+    for (size_t i = 1; i <= at; i++)
+        differs |= *check[i].slot ^ check[i].value;
+    for (size_t i = 0; i < memo->bp_count && memo->bp_owners[i] <= at; i++)
+        differs |= *memo->bp_slots[i].slot ^ memo->bp_slots[i].value;
+    return differs == 0;
 }
 
-/* The state of the frame outside of s, read from its slots. */
-static MT_ALWAYS_INLINE void outer_of(const struct mt_memo_state *s, struct mt_registers *r)
+/* The first frame from `at` outwards of which a slot does not hold what it held: there is one. */
+static size_t first_changed(const struct mt_memo *memo, size_t at)
 {
-    r->pc = *s->ra_slot - 1;
-    r->sp = (uintptr_t)(s->ra_slot + 1);
-    if (s->bp_slot != s->ra_slot)
-        r->bp = *s->bp_slot;
-    else
-        r->bp = s->bp;
+    size_t i = memo->bp_count;
+
+    for (;; at--) {
+        if (*memo->return_slots[at].slot != memo->return_slots[at].value)
+            return at;
+        while (i && memo->bp_owners[i - 1] > at)
+            i--;
+        if (i && memo->bp_owners[i - 1] == at && *memo->bp_slots[i - 1].slot != memo->bp_slots[i - 1].value)
+            return at;
+    }
 }
 
 /* Steps over a plain frame, noting its slots. False: not readable, or not rising. */
@@ -100,88 +108,61 @@ static MT_ALWAYS_INLINE bool step(struct mt_stack *stack, struct mt_stack_thread
         return false;
     s->ra_slot = (const uintptr_t *)(cfa - sizeof(uintptr_t));
     s->ra = *s->ra_slot;
-    s->bp_slot = s->ra_slot;
-    s->bp_saved = s->ra;
+    s->bp_slot = NULL;
     if (bp_bytes) {
         if (MT_UNLIKELY(!mt_stack_readable(stack, thread, cfa + (uintptr_t)bp_bytes)))
             return false;
         s->bp_slot = (const uintptr_t *)(cfa + (uintptr_t)bp_bytes);
-        s->bp_saved = *s->bp_slot;
-        r->bp = s->bp_saved;
+        r->bp = *s->bp_slot;
     }
     r->sp = cfa;
     r->pc = s->ra - 1;
     return s->ra != 0;
 }
 
-/* The nodes of the fresh frames, from the index: a miss in the processor's cache for each, in a program that uses its cache for itself. */
-static bool find_nodes(struct mt_stack *stack, struct mt_memo *memo, uint32_t node, size_t fresh)
+/* Puts the fresh frames behind the kept ones below `base`. */
+static MT_ALWAYS_INLINE bool replace_inner(struct mt_stack *stack, struct mt_stack_thread *thread, size_t base, size_t fresh,
+    struct mt_stack_change *ret_change)
 {
-    for (size_t i = fresh; i-- > 0;) {
-        uint32_t child = mt_nodes_find(stack, node, memo->fresh[i].frame);
+    struct mt_memo *memo = &thread->memo;
+    size_t count = base + fresh, bps = memo->bp_count;
+    uint32_t keep = (uint32_t)base;
+    uint64_t matters = base ? memo->states[base - 1].bp_matters : 0;
 
-        if (MT_UNLIKELY(!child)) {
-            /* Once for all that are missing; what can be had is found from here on. */
-            mt_nodes_add(stack, node, &memo->fresh[0].frame, sizeof memo->fresh[0], i + 1);
-            child = mt_nodes_find(stack, node, memo->fresh[i].frame);
-            if (!child)
-                return false;
-        }
-        memo->fresh[i].node = node = child;
-    }
-    return true;
-}
-
-/* The same through the cache of paths, where the way is short. */
-static MT_ALWAYS_INLINE bool find_path(struct mt_stack *stack, struct mt_memo *memo, uint32_t base, size_t fresh)
-{
-    struct mt_memo_path *path;
-    uint64_t h = base;
-    bool same;
-
-    if (MT_UNLIKELY(fresh > MT_MEMO_PATH_FRAMES))
-        return find_nodes(stack, memo, base, fresh);
-    for (size_t i = 0; i < fresh; i++)
-        h = (h ^ memo->fresh[i].frame) * UINT64_C(0x9e3779b97f4a7c15);
-    path = &memo->paths[(h ^ h >> 29) % MT_MEMO_PATHS];
-    same = path->base == base && path->count == fresh;
-    for (size_t i = 0; i < fresh; i++)
-        same &= path->frames[i] == memo->fresh[i].frame;
-    if (MT_LIKELY(same)) {
-        for (size_t i = 0; i < fresh; i++)
-            memo->fresh[i].node = path->nodes[i];
-        return true;
-    }
-    if (!find_nodes(stack, memo, base, fresh))
+    if (MT_UNLIKELY(count > memo->capacity) && !grow(stack, memo, fresh))
         return false;
-    path->base = base;
-    path->count = (uint32_t)fresh;
-    for (size_t i = 0; i < fresh; i++) {
-        path->frames[i] = memo->fresh[i].frame;
-        path->nodes[i] = memo->fresh[i].node;
+    if (MT_UNLIKELY(count > thread->frame_capacity) && !mt_stack_grow_frames(stack, thread, count))
+        return false;
+    while (bps && memo->bp_owners[bps - 1] >= base)
+        bps--;
+    /* Of the memo's kept frames the reader knows; a memo that starts anew may still agree with what was sent last. */
+    if (MT_UNLIKELY(!base))
+        while (keep < fresh && keep < thread->frame_count && thread->frames[keep] == mt_rule_frame(memo->fresh[fresh - 1 - keep].rule))
+            keep++;
+    for (size_t i = base; i < count; i++) {
+        struct mt_memo_state *s = &memo->states[i];
+
+        *s = memo->fresh[count - 1 - i];
+        thread->frames[i] = mt_rule_frame(s->rule);
+        memo->return_slots[i] = (struct mt_memo_check){s->ra_slot, s->ra};
+        if (MT_UNLIKELY(matters && s->bp_slot)) {
+            memo->bp_slots[bps] = (struct mt_memo_check){s->bp_slot, *s->bp_slot};
+            memo->bp_owners[bps++] = (uint32_t)i;
+        }
+        /* By a slot of its own an outer frame's bp does not hang on this one's. */
+        matters = mt_rule_kind(s->rule) == MT_RULE_BP || (matters && !s->bp_slot);
+        s->bp_matters = matters;
     }
+    memo->bp_count = bps;
+    memo->count = count;
+    thread->frame_count = (uint32_t)count;
+    ret_change->keep = keep;
+    ret_change->push = (uint32_t)count - keep;
     return true;
-}
-
-/* Puts the fresh frames behind the kept ones below `base`, with their nodes. Returns the innermost node; 0 where there is no memory. */
-static MT_ALWAYS_INLINE uint32_t replace_inner(struct mt_stack *stack, struct mt_memo *memo, size_t base, size_t fresh)
-{
-    struct mt_memo_state *to = memo->states + base;
-
-    if (!fresh) {
-        memo->count = base;
-        return memo->states[base - 1].node;
-    }
-    if (MT_UNLIKELY(!find_path(stack, memo, base ? memo->states[base - 1].node : 0, fresh)))
-        return 0;
-    for (size_t i = fresh; i-- > 0;)
-        *to++ = memo->fresh[i];
-    memo->count = base + fresh;
-    return memo->fresh[0].node;
 }
 
 bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    uint32_t *ret_node)
+    struct mt_stack_change *ret_change)
 {
     struct mt_memo *memo = &thread->memo;
     struct mt_registers r = *registers;
@@ -202,45 +183,45 @@ bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, con
         while (kept && memo->states[kept - 1].sp < r.sp)
             kept--;
         s = kept ? &memo->states[kept - 1] : NULL;
-        if (s && s->sp == r.sp && s->pc == r.pc && s->bp == r.bp) {
-            size_t stop = verify(memo->states, kept - 1);
+        if (s && s->sp == r.sp && s->pc == r.pc && (s->bp == r.bp || !s->bp_matters)) {
+            size_t stop;
 
-            if (stop == 0) {
-                if (MT_UNLIKELY(kept + fresh > memo->capacity) && !grow(stack, memo, fresh))
-                    return false;
-                *ret_node = replace_inner(stack, memo, kept, fresh);
-                return true;
-            }
-            if (fresh + (kept - stop) > memo->capacity && !grow(stack, memo, fresh))
+            if (MT_LIKELY(all_hold(memo, kept - 1)))
+                return replace_inner(stack, thread, kept, fresh, ret_change);
+            stop = first_changed(memo, kept - 1);
+            if (MT_UNLIKELY(fresh + (kept - stop) > memo->capacity) && !grow(stack, memo, fresh))
                 return false;
-            for (size_t i = kept; i-- > stop;)
-                memo->fresh[fresh++] = memo->states[i];
+            for (size_t i = kept; i-- > stop;) {
+                s = &memo->fresh[fresh++];
+                *s = memo->states[i];
+                s->bp = r.bp;
+                if (s->bp_slot)
+                    r.bp = *s->bp_slot;
+            }
             /* The frame at `stop` stands, but leads elsewhere now. */
-            s = &memo->fresh[fresh - 1];
-            outer_of(s, &r);
             s->ra = *s->ra_slot;
-            s->bp_saved = *s->bp_slot;
             if (!s->ra)
                 return false;
+            r.pc = s->ra - 1;
+            r.sp = (uintptr_t)(s->ra_slot + 1);
             kept = stop;
             continue;
         }
         rule = mt_rule_get(stack, r.pc);
         if (MT_UNLIKELY(fresh == memo->capacity) && !grow(stack, memo, fresh))
             return false;
-        s = &memo->fresh[fresh];
+        s = &memo->fresh[fresh++];
         s->pc = r.pc;
         s->sp = r.sp;
         s->bp = r.bp;
-        s->frame = mt_rule_frame(rule);
+        s->rule = rule;
         if (MT_UNLIKELY(mt_rule_kind(rule) == MT_RULE_END)) {
-            fresh++;
-            *ret_node = replace_inner(stack, memo, 0, fresh);
-            return true;
+            s->ra_slot = NULL; /* no check of it: return_slots[0] is never looked at */
+            s->bp_slot = NULL;
+            return replace_inner(stack, thread, 0, fresh, ret_change);
         }
         if (MT_UNLIKELY(mt_rule_kind(rule) != MT_RULE_SP && mt_rule_kind(rule) != MT_RULE_BP) ||
             MT_UNLIKELY(!step(stack, thread, rule, &r, s)))
             return false;
-        fresh++;
     }
 }

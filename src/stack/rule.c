@@ -3,7 +3,7 @@
  * mt_stack.lock. It grows by building a larger table and publishing it; the old one is emptied in place (its pages
  * become zero), so a reader that still looks there finds nothing and takes the lock.
  *
- * Labels: U1 the table pointer (release here, acquire in find); U2 an entry's pc is released after its rule.
+ * Labels: U1 the table pointer (release here, acquire in mt_rule_get); U2 an entry's pc is released after its rule.
  */
 #include "stack/internal.h"
 
@@ -15,22 +15,11 @@
 #include "stack/arch/x86_64/registers.h"
 #endif
 
-struct entry {
-    uint64_t pc;
-    uint64_t rule;
-};
-
-struct mt_rule_table {
-    uint64_t mask;
-    uint64_t used;
-    struct entry entries[];
-};
-
 #define FIRST_ENTRIES 8192u
 
 static struct mt_rule_table *new_table(struct mt_stack *stack, uint64_t entries)
 {
-    struct mt_rule_table *t = mt_stack_pages(stack, sizeof *t + entries * sizeof(struct entry));
+    struct mt_rule_table *t = mt_stack_pages(stack, sizeof *t + entries * sizeof(struct mt_rule_entry));
 
     if (t)
         t->mask = entries - 1;
@@ -47,28 +36,10 @@ int mt_rules_init(struct mt_stack *stack)
     return 0;
 }
 
-static MT_ALWAYS_INLINE uint64_t slot_of(uintptr_t pc)
-{
-    return (pc * UINT64_C(0x9e3779b97f4a7c15)) >> 32;
-}
-
-static MT_ALWAYS_INLINE mt_rule find(const struct mt_rule_table *t, uintptr_t pc)
-{
-    for (uint64_t i = slot_of(pc);; i++) {
-        const struct entry *e = &t->entries[i & t->mask];
-        uint64_t key = mt_load_acquire(&e->pc); /* U2 */
-
-        if (key == pc)
-            return mt_load_relaxed(&e->rule);
-        if (key == 0)
-            return MT_RULE_NONE;
-    }
-}
-
 static void put(struct mt_rule_table *t, uintptr_t pc, mt_rule rule)
 {
-    for (uint64_t i = slot_of(pc);; i++) {
-        struct entry *e = &t->entries[i & t->mask];
+    for (uint64_t i = mt_rule_slot(pc);; i++) {
+        struct mt_rule_entry *e = &t->entries[i & t->mask];
 
         if (e->pc == pc) {
             mt_store_relaxed(&e->rule, rule);
@@ -95,7 +66,7 @@ static int grow(struct mt_stack *stack)
             put(t, old->entries[i].pc, old->entries[i].rule);
     mt_store_release(&stack->rules, t); /* U1 */
     /* Whole pages behind the first: the header with the mask stays readable. */
-    old_bytes = sizeof *old + (old->mask + 1) * sizeof(struct entry);
+    old_bytes = sizeof *old + (old->mask + 1) * sizeof(struct mt_rule_entry);
     mt_sys_madvise((char *)old + MT_PAGE_BYTES, mt_round_up(old_bytes, MT_PAGE_BYTES) - MT_PAGE_BYTES, MADV_DONTNEED);
     stack->private_bytes -= old_bytes;
     return 0;
@@ -165,28 +136,19 @@ static void learn_missed(void *context)
         put(stack->rules, m->pc, m->rule);
 }
 
-static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)
+mt_rule MT_COLD mt_rule_learn(struct mt_stack *stack, uintptr_t pc)
 {
     struct missed m = {stack, pc, 0};
     uint64_t signals;
 
     mt_sys_signals_block(&signals);
     mt_lock_acquire(stack->lock);
-    m.rule = find(stack->rules, pc);
+    m.rule = mt_rule_find(stack->rules, pc);
     if (m.rule == MT_RULE_NONE)
         mt_on_slow_stack(learn_missed, &m);
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
     return m.rule;
-}
-
-mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc)
-{
-    mt_rule rule = find(mt_load_acquire(&stack->rules), pc); /* U1 */
-
-    if (MT_UNLIKELY(rule == MT_RULE_NONE))
-        rule = miss(stack, pc);
-    return rule;
 }
 
 void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end)

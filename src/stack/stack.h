@@ -1,18 +1,18 @@
 /*
- * stack: capture. Turns the registers of a hooked call into the id of a node in the segment's stack tree.
+ * stack: capture. Turns the registers of a hooked call into the calling thread's stack, as a list of frame ids and where it differs from
+ * the thread's last one.
  *
  *   rule.c    pc -> unwind rule: the cache, and what happens on a miss
  *   learn.c   asks libunwind (remote flavour, made-up registers, token memory) for a rule, once per pc
  *   module.c  pc -> module: the table in the segment, build-ids
  *   memo.c    a thread's previous stack, verified instead of walked again
  *   walk.c    applies rules from the innermost frame outwards, reading only verified stack memory
- *   intern.c  list of frames -> node
  *   arch/     registers, signal frames
  *
  * Exactness: a rule is a function of the pc alone (that is what call frame information is), so a walk by cached rules
  * gives the stack that libunwind gives. MEMTRACE_VERIFY=1 checks it capture by capture.
  *
- * Thread rules: capture is lock-free where rules and nodes are known; a miss takes mt_stack.lock with signals blocked. Nothing
+ * Thread rules: capture is lock-free where rules are known; a miss takes mt_stack.lock with signals blocked. Nothing
  * here takes the loader's lock (objects are found by _dl_find_object), or allocates from the target.
  * After fork the memory below is wiped (the caller arranges that) and everything is learnt anew.
  */
@@ -43,7 +43,6 @@ struct mt_registers {
     })
 
 struct mt_rule_table;
-struct mt_node_table;
 struct mt_module_table;
 
 /* One per process; lives in memory that is zero at start and wiped at fork. */
@@ -51,7 +50,6 @@ struct mt_stack {
     struct mt_writer *writer;
     struct mt_lock *lock;
     struct mt_rule_table *rules;   /* published with release, read with acquire */
-    struct mt_node_table *nodes;   /* likewise */
     struct mt_module_table *modules; /* under lock */
     uint32_t cut_frame;            /* the frame that stands for code without a rule; valid if cut_frame_known */
     bool cut_frame_known;
@@ -78,39 +76,44 @@ struct mt_memo_state {
     uintptr_t pc, sp, bp;
     const uintptr_t *ra_slot; /* where its return address lies */
     uintptr_t ra;
-    const uintptr_t *bp_slot; /* where it saved the frame pointer; = ra_slot where it did not */
-    uintptr_t bp_saved;
-    uint32_t frame, node;
+    const uintptr_t *bp_slot; /* where it saved the frame pointer; NULL where it did not */
+    uint64_t rule;
+    uint64_t bp_matters; /* some frame from here outwards is found by this frame's bp */
 };
 
-/* A short way down the tree that was taken lately: from base by frames[count - 1], ..., frames[0] to nodes[0]. One cache line. */
-#define MT_MEMO_PATH_FRAMES 7u
-#define MT_MEMO_PATHS 2048u
-struct mt_memo_path {
-    uint32_t base;
-    uint32_t count; /* 0: empty */
-    uint32_t frames[MT_MEMO_PATH_FRAMES];
-    uint32_t nodes[MT_MEMO_PATH_FRAMES];
+/* A word of the stack that must hold what it held. */
+struct mt_memo_check {
+    const uintptr_t *slot;
+    uintptr_t value;
 };
 
-/* A thread's previous stack, and a direct-mapped cache of paths: nodes are for ever, so it is never stale. */
+/* Arrays of `capacity` items, outermost frame first, in one mapping. */
 struct mt_memo {
-    struct mt_memo_path *paths;
-    struct mt_memo_state *states; /* outermost first */
-    struct mt_memo_state *fresh;  /* scratch of the same capacity, innermost first */
-    size_t count, capacity;
+    struct mt_memo_state *states;
+    struct mt_memo_state *fresh;        /* scratch, innermost first */
+    struct mt_memo_check *return_slots; /* of states[1 ...]; that of states[i] is return_slots[i] */
+    struct mt_memo_check *bp_slots;     /* of the frames where it matters */
+    uint32_t *bp_owners;                /* index in states of each of bp_slots */
+    size_t count, bp_count, capacity;
     uint64_t generation; /* of rules and mappings, when the list was made */
 };
 
 #define MT_STACK_RANGES 4u
-#define MT_STACK_NESTING 2u
 
-/* One per thread. */
+/* One per ring: a thread, or a level of its signal handlers. */
 struct mt_stack_thread {
     struct mt_stack_range ranges[MT_STACK_RANGES];
     unsigned range_next;
+    /* The stack that the ring's reader has when it has read everything: frame ids, outermost first. Of a memo that is not empty it is the frames. */
+    uint32_t *frames;
+    uint32_t frame_count, frame_capacity;
     struct mt_memo memo;
-    struct mt_stack_buffer buffers[MT_STACK_NESTING]; /* a signal handler on top of a capture uses the next one */
+    struct mt_stack_buffer walked;
+};
+
+/* How a stack differs from the one before: its `keep` outermost frames are the same; then come `push` others, at mt_stack_thread.frames[keep]. */
+struct mt_stack_change {
+    uint32_t keep, push;
 };
 
 /* Returns 0 or -errno. Loads nothing from disk. */
@@ -120,10 +123,19 @@ int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lo
 int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack);
 void mt_stack_thread_finish(struct mt_stack_thread *thread);
 
-/* The node of the calling stack. nesting: 0, or 1 in a signal handler that interrupted a capture. Never fails: degrades to a
- * shorter or empty stack and counts the reason. */
-uint32_t mt_stack_capture(
-    struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers, unsigned nesting);
+/*
+ * Captures the calling stack, and makes it the thread's last one: the caller sends the change, or calls mt_stack_forget(). Never fails: degrades to a
+ * shorter or empty stack and counts the reason.
+ */
+struct mt_stack_change mt_stack_capture(
+    struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers);
+
+/* The next change will be a whole stack. */
+static inline void mt_stack_forget(struct mt_stack_thread *thread)
+{
+    thread->frame_count = 0;
+    thread->memo.count = 0;
+}
 
 /* After a dlclose: forgets rules and modules of objects that are no longer mapped. */
 void mt_stack_objects_changed(struct mt_stack *stack);

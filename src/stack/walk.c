@@ -39,8 +39,6 @@ int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lo
     stack->verify = verify;
     r = mt_rules_init(stack);
     if (r == 0)
-        r = mt_nodes_init(stack);
-    if (r == 0)
         r = mt_modules_init(stack);
     return r;
 }
@@ -50,26 +48,43 @@ int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack)
     uint64_t before = mt_load_relaxed(&stack->private_bytes);
 
     memset(thread, 0, sizeof *thread);
-    for (unsigned i = 0; i < MT_STACK_NESTING; i++) {
-        thread->buffers[i].frames = mt_stack_pages(stack, FIRST_CAPACITY * sizeof(uint32_t));
-        if (!thread->buffers[i].frames)
-            return -ENOMEM;
-        thread->buffers[i].capacity = FIRST_CAPACITY;
-    }
-    if (mt_memo_init(stack, &thread->memo) < 0)
+    thread->walked.frames = mt_stack_pages(stack, FIRST_CAPACITY * sizeof(uint32_t));
+    thread->walked.capacity = FIRST_CAPACITY;
+    thread->frames = mt_stack_pages(stack, FIRST_CAPACITY * sizeof(uint32_t));
+    thread->frame_capacity = FIRST_CAPACITY;
+    if (!thread->walked.frames || !thread->frames || mt_memo_init(stack, &thread->memo) < 0)
         return -ENOMEM;
-    /* Address space; resident are the first pages of the memo's halves, with the structure around this. */
-    mt_store_relaxed(&stack->private_bytes, before + 3 * MT_PAGE_BYTES);
+    /* Address space; resident are the first pages of the memo's arrays and of the frames, with the structure around this. */
+    mt_store_relaxed(&stack->private_bytes, before + 7 * MT_PAGE_BYTES);
     return 0;
 }
 
 void mt_stack_thread_finish(struct mt_stack_thread *thread)
 {
-    for (unsigned i = 0; i < MT_STACK_NESTING; i++)
-        if (thread->buffers[i].frames)
-            mt_sys_unmap(thread->buffers[i].frames, thread->buffers[i].capacity * sizeof(uint32_t));
+    if (thread->walked.frames)
+        mt_sys_unmap(thread->walked.frames, thread->walked.capacity * sizeof(uint32_t));
+    if (thread->frames)
+        mt_sys_unmap(thread->frames, thread->frame_capacity * sizeof(uint32_t));
     mt_memo_finish(&thread->memo);
     memset(thread, 0, sizeof *thread);
+}
+
+bool MT_COLD mt_stack_grow_frames(struct mt_stack *stack, struct mt_stack_thread *thread, size_t count)
+{
+    size_t capacity = thread->frame_capacity;
+    uint32_t *frames;
+
+    while (capacity < count)
+        capacity *= 2;
+    frames = capacity <= UINT32_MAX / 8 ? mt_stack_pages(stack, capacity * sizeof(uint32_t)) : NULL;
+    if (!frames)
+        return false;
+    memcpy(frames, thread->frames, thread->frame_count * sizeof(uint32_t));
+    mt_sys_unmap(thread->frames, thread->frame_capacity * sizeof(uint32_t));
+    mt_fetch_add_relaxed(&stack->private_bytes, -(uint64_t)thread->frame_capacity * sizeof(uint32_t));
+    thread->frames = frames;
+    thread->frame_capacity = (uint32_t)capacity;
+    return true;
 }
 
 static MT_COLD bool grow_buffer(struct mt_stack *stack, struct mt_stack_buffer *buffer)
@@ -256,7 +271,7 @@ static size_t walk(struct mt_stack *stack, struct mt_stack_thread *thread, struc
 
 struct verify {
     struct mt_stack *stack;
-    const uint32_t *frames;
+    const uint32_t *frames; /* outermost first */
     size_t count, at;
     bool differs;
     bool cut; /* libunwind's guesses beyond are not compared */
@@ -267,7 +282,7 @@ static bool verify_frame(void *context, uintptr_t pc)
     struct verify *v = context;
     mt_rule rule = mt_rule_get(v->stack, pc);
 
-    if (v->at >= v->count || v->frames[v->at] != mt_rule_frame(rule)) {
+    if (v->at >= v->count || v->frames[v->count - 1 - v->at] != mt_rule_frame(rule)) {
         v->differs = true;
         return false;
     }
@@ -276,10 +291,10 @@ static bool verify_frame(void *context, uintptr_t pc)
     return !v->cut;
 }
 
-static MT_COLD void verify(
-    struct mt_stack *stack, const uint32_t *frames, size_t count, const struct mt_registers *registers)
+/* The thread's frames against libunwind's. */
+static MT_COLD void verify(struct mt_stack *stack, const struct mt_stack_thread *thread, const struct mt_registers *registers)
 {
-    struct verify v = {stack, frames, count, 0, false, false};
+    struct verify v = {stack, thread->frames, thread->frame_count, 0, false, false};
     uint64_t signals;
 
     mt_sys_signals_block(&signals);
@@ -289,32 +304,41 @@ static MT_COLD void verify(
     mt_stack_internal--;
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
+    mt_fetch_add_relaxed(&stack->writer->header->captures, 1);
     if (v.differs || (v.at != v.count && !v.cut))
         mt_writer_lost(stack->writer, MT_LOSS_STACK_VERIFY, 1);
 }
 
-uint32_t mt_stack_capture(
-    struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers, unsigned nesting)
+/* The whole stack, frame by frame, and where it differs from the last one. */
+static MT_NOINLINE struct mt_stack_change capture_by_walk(
+    struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers)
 {
-    struct mt_stack_buffer *buffer;
-    uint32_t node, remembered;
-    size_t count;
+    uint32_t count = (uint32_t)walk(stack, thread, &thread->walked, registers), keep = 0;
+    const uint32_t *innermost_first = thread->walked.frames;
 
-    if (MT_UNLIKELY(nesting >= MT_STACK_NESTING || !thread->buffers[nesting].frames)) {
+    thread->memo.count = 0;
+    if (count > thread->frame_capacity && !mt_stack_grow_frames(stack, thread, count)) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
-        return 0;
+        count = 0;
     }
-    if (MT_LIKELY(!nesting && !stack->verify) && MT_LIKELY(mt_memo_capture(stack, thread, registers, &node)))
-        return node;
-    buffer = &thread->buffers[nesting];
-    count = walk(stack, thread, buffer, registers);
+    while (keep < count && keep < thread->frame_count && thread->frames[keep] == innermost_first[count - 1 - keep])
+        keep++;
+    for (uint32_t i = keep; i < count; i++)
+        thread->frames[i] = innermost_first[count - 1 - i];
+    thread->frame_count = count;
+    return (struct mt_stack_change){keep, count - keep};
+}
+
+struct mt_stack_change mt_stack_capture(
+    struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers)
+{
+    struct mt_stack_change change;
+
+    if (MT_UNLIKELY(!mt_memo_capture(stack, thread, registers, &change)))
+        change = capture_by_walk(stack, thread, registers);
     if (MT_UNLIKELY(stack->verify && mt_stack_unwinder_loaded()))
-        verify(stack, buffer->frames, count, registers);
-    node = mt_nodes_intern(stack, buffer->frames, count);
-    /* The memo is checked against the walk, which is checked against libunwind. */
-    if (MT_UNLIKELY(stack->verify) && !nesting && mt_memo_capture(stack, thread, registers, &remembered) && remembered != node)
-        mt_writer_lost(stack->writer, MT_LOSS_STACK_VERIFY, 1);
-    return node;
+        verify(stack, thread, registers);
+    return change;
 }
 
 void mt_stack_objects_changed(struct mt_stack *stack)

@@ -1,13 +1,10 @@
 /*
- * One single-producer, single-consumer ring of 64-bit words per thread.
+ * One single-producer, single-consumer ring of 64-bit words for each thread, and one more for each level of signal handlers that ran on top
+ * of its emission of a record: so a ring has one writer at a time that is never interrupted by another one.
  *
  * Positions (head, tail) are absolute word counts that never wrap in practice (2^64); the word at position p is
- * data[p & (capacity - 1)]; capacity is a power of two. 0 <= head - tail <= capacity. A record may straddle the end.
- *
- * The producer is a thread, including signal handlers that run on top of its own hook: a nested record takes
- * the words behind the outer one, and only the outermost record publishes, so head never covers an
- * unfinished record. Stamps in one ring are therefore not quite monotone; the reader orders by the
- * running maximum of a ring.
+ * data[p & (capacity - 1)]; capacity is a power of two. 0 <= head - tail <= capacity. A record may straddle the end. head never
+ * covers an unfinished record.
  *
  * Table of edges (label: writer side -> reader side):
  *   R1  head     store-release after the record's words  -> load-acquire before reading them
@@ -18,14 +15,26 @@
  *                -> reader increments tail_signal and wakes after R2 if waiting was set
  *   R5  segment ring_count: release after ring header and directory entry are complete -> acquire
  *   R6  owner_tid: release store of the new owner, only by a thread that found the old owner dead
+ *   R7  (target only) mt_state.stamped: stored 1 before a second ring is first written to
+ *                -> read by each writer after its real allocation returned, or before its real free
+ *
+ * Order of one ring. Its records are in the order of their positions. The time of a record is the highest stamp up to it in its ring
+ * (an unstamped record has the time of the one before).
+ *
+ * One ring. A process with one ring has no other order to keep: its records carry no stamps, except for a TIME record now and then.
  *
  * Horizon (why order between threads is exact). The reader takes a stamp H, then membarrier() (or relies on the
- * writer's fence), then for each ring reads busy, then head. With busy = 0 every record of that ring with a stamp below
+ * writer's fence), then for each ring reads busy, then head. With busy = 0 every stamped record of that ring with a stamp below
  * H is below head: a writer whose stamp is below H stored busy = 1 before, and that store is visible after the
  * barrier; so either busy is seen as 1 or the record is already published. With busy = 1 the record in flight has a
  * stamp not below the ring's last published one, so the horizon drops to that. Records below the
  * horizon, merged by stamp from all rings, are in their true order per address: a free is stamped before
  * the real free, an allocation after the real allocation.
+ *
+ * From one ring to two (R7). A writer that does not stamp has read stamped = 0. Let X be such a record and Y one of another ring, about the
+ * same address. If Y comes before X, then X's thread had the address from Y's, so it saw all that Y's thread did before,
+ * stamped = 1 included: X would be stamped. So X comes before Y; Y was emitted after X was published, hence above every horizon
+ * taken before; and X's time, that of its predecessor, is below Y's stamp: X is merged first.
  *
  * When the writer dies: head covers only complete records; busy may stay 1, which the reader ignores once
  * the process is known to be dead. When the thread dies its ring stays and is taken over by a later thread (R6).
@@ -50,9 +59,6 @@ struct mt_ring {
     /* Line 1: owned by the writer. */
     MT_ALIGNED(64) uint64_t head; /* R1 */
     uint32_t busy;                /* R3 */
-    uint32_t pad;
-    uint64_t reserved_words; /* end of the words handed out, >= head; writer only */
-    uint64_t tail_seen;      /* the writer's cached tail; writer only */
 
     /* Line 2: owned by the reader. */
     MT_ALIGNED(64) uint64_t tail; /* R2 */

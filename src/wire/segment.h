@@ -2,19 +2,17 @@
  * The segment: a sparse memfd, created and sealed (F_SEAL_SHRINK|GROW|SEAL) by the traced process,
  * passed to the reader, mapped window by window in the target and as a whole in the reader.
  *
- * Four nouns:
+ * Three nouns:
  *   module  a loaded object: path, build-id, address range. Ids are dense, never reused; an object
  *           loaded again after dlclose gets a new id.
  *   frame   (module, offset of the instruction): what a return address means, free of
  *           addresses. offset = return address - 1 - module start, except where FRAME_EXACT is set.
- *   node    (parent node, frame): a stack is a node; node 0 is the empty stack. The path from a node to
- *           the root is the stack, innermost frame first.
+ *           Stacks are lists of frames; the records say how each differs from the one before (record.h).
  *   ring    the records of one thread at a time (ring.h).
  *
  * Invariants:
- *   module, frame and node tables are append-only: entry i is complete before the release store that
+ *   module and frame tables are append-only: entry i is complete before the release store that
  *   makes count > i, or before the record that mentions i is published.
- *   parent(node) < node, hence no cycles; the reader checks it (hostile input).
  *   All offsets are from the start of the file, inside [0, file_bytes), and fixed once
  *   the header is published.
  *
@@ -24,7 +22,6 @@
  *   module_offset     struct mt_module[module_capacity]
  *   string_offset     char[string_capacity]: paths, not terminated, (offset, length) in the module
  *   frame_offset      struct mt_frame[frame_capacity]
- *   node_offset       struct mt_node[node_capacity]
  *   data_offset       rings, each a header page and its data, bump-allocated
  *
  * When the writer dies anywhere, what was published stays valid; nothing needs repair.
@@ -73,14 +70,13 @@ struct mt_segment_header {
     uint64_t module_offset, module_capacity;
     uint64_t string_offset, string_capacity;
     uint64_t frame_offset, frame_capacity;
-    uint64_t node_offset, node_capacity;
     uint64_t data_offset;
 
     /* Counts, released by the writer after the entries below them are complete. */
     MT_ALIGNED(64) uint32_t ring_count;
     uint32_t module_count;
     uint32_t frame_count;
-    uint32_t node_count; /* includes node 0 */
+    uint32_t reserved;
     uint64_t string_used;
     uint64_t data_used; /* bytes allocated behind data_offset */
 
@@ -129,15 +125,9 @@ struct mt_frame {
     uint32_t flags; /* enum mt_frame_flags */
 };
 
-struct mt_node {
-    uint32_t parent;
-    uint32_t frame;
-};
-
 static_assert(sizeof(struct mt_segment_header) <= MT_PAGE_BYTES, "the header fits its page");
 static_assert(sizeof(struct mt_module) == 128, "module layout");
 static_assert(sizeof(struct mt_frame) == 16, "frame layout");
-static_assert(sizeof(struct mt_node) == 8, "node layout");
 static_assert(MT_LOSS_COUNT <= 16, "the ledger has room");
 
 /*

@@ -27,9 +27,7 @@
 #define MODULE_CAPACITY 16384u
 #define STRING_CAPACITY (16u << 20)
 #define FRAME_CAPACITY (4u << 20)
-#define NODE_CAPACITY (256u << 20)
 #define DATA_BYTES (UINT64_C(12) << 30)
-#define WINDOW_BYTES (256u << 10)
 #define SMALL_WINDOW_BYTES (64u << 10)
 #define DIR_OFFSET MT_PAGE_BYTES
 #define HEAD_BYTES (MT_PAGE_BYTES + RING_DIR_CAPACITY * sizeof(uint64_t))
@@ -50,9 +48,6 @@ static uint64_t lay_out(struct mt_segment_header *h, uint64_t scale)
     h->frame_offset = at;
     h->frame_capacity = FRAME_CAPACITY;
     at += FRAME_CAPACITY * sizeof(struct mt_frame);
-    h->node_offset = at;
-    h->node_capacity = NODE_CAPACITY / scale;
-    at += mt_round_up(h->node_capacity * sizeof(struct mt_node), MT_PAGE_BYTES);
     h->data_offset = at;
     at += mt_round_up(DATA_BYTES / scale, MT_PAGE_BYTES);
     h->file_bytes = at;
@@ -125,7 +120,6 @@ int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
     w.header->base_monotonic_ns = mt_sys_clock_ns(CLOCK_MONOTONIC);
     w.header->base_stamp = flags & MT_SEGMENT_STAMP_TSC ? mt_clock_tsc_ordered() : 0;
     w.header->frame_count = 0;
-    w.header->node_count = 1; /* node 0: the empty stack */
     memset(&unknown, 0, sizeof unknown);
     unknown.end = UINT64_MAX;
     unknown.flags = MT_MODULE_UNKNOWN;
@@ -153,7 +147,6 @@ void mt_writer_destroy(struct mt_writer *writer)
     drop_window(&writer->modules);
     drop_window(&writer->strings);
     drop_window(&writer->frames);
-    drop_window(&writer->nodes);
     if (writer->header)
         mt_sys_unmap(writer->header, HEAD_BYTES);
     memset(writer, 0, sizeof *writer);
@@ -249,24 +242,6 @@ int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, 
         return -ENOMEM;
     *slot = *frame;
     mt_store_release(&h->frame_count, id + 1);
-    *ret_id = id;
-    return 0;
-}
-
-int mt_writer_add_node(struct mt_writer *writer, uint32_t parent, uint32_t frame, uint32_t *ret_id)
-{
-    struct mt_segment_header *h = writer->header;
-    uint32_t id = h->node_count;
-    struct mt_node *slot;
-
-    if (id >= h->node_capacity)
-        return -ENOSPC;
-    slot = through(writer, &writer->nodes, WINDOW_BYTES, h->node_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
-    if (!slot)
-        return -ENOMEM;
-    slot->parent = parent;
-    slot->frame = frame;
-    mt_store_release(&h->node_count, id + 1);
     *ret_id = id;
     return 0;
 }

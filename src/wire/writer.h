@@ -22,11 +22,11 @@ struct mt_window {
 struct mt_writer {
     struct mt_segment_header *header;
     uint64_t *ring_dir; /* first MT_WRITER_DIR_BYTES of the directory, mapped with the header */
-    struct mt_window modules, strings, frames, nodes;
+    struct mt_window modules, strings, frames;
 };
 
 /*
- * Creates a sealed memfd with the tables laid out and the header filled in (pid, clocks, module 0, node 0); maps the header. Shrinks the file
+ * Creates a sealed memfd with the tables laid out and the header filled in (pid, clocks, module 0); maps the header. Shrinks the file
  * to fit RLIMIT_FSIZE. *ret_fd is the memfd (close-on-exec): pass it to the reader and close it.
  * flags: enum mt_segment_flags. Returns 0 or -errno.
  */
@@ -42,7 +42,6 @@ void *mt_writer_map(struct mt_writer *writer, uint64_t offset, uint64_t size_byt
 int mt_writer_add_module(struct mt_writer *writer, const struct mt_module *module, const char *path, size_t path_bytes,
     uint32_t *ret_id);
 int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, uint32_t *ret_id);
-int mt_writer_add_node(struct mt_writer *writer, uint32_t parent, uint32_t frame, uint32_t *ret_id);
 
 /* Creates a ring owned by tid, with capacity rounded up to a power of two words; mapped, in the directory, counted. */
 int mt_writer_add_ring(

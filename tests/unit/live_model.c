@@ -79,9 +79,9 @@ static void plain_free(struct plain *p, struct plain_block *b, uint64_t now, boo
     b->live = b->limbo = false;
 }
 
-static bool plain_is_temporary(const struct plain *p, const struct plain_block *b)
+static bool plain_is_temporary(const struct plain *p, const struct plain_block *b, unsigned by)
 {
-    return p->sequence[b->thread] - b->sequence <= 1;
+    return b->thread == by && p->sequence[b->thread] - b->sequence <= 1;
 }
 
 static void plain_alloc(struct plain *p, unsigned address, unsigned site, unsigned thread, uint64_t size, uint64_t now)
@@ -218,14 +218,14 @@ static void run_stream(uint64_t seed, unsigned steps)
             e.type = MT_RECORD_FREE;
             e.address = address_of(at);
             mt_live_apply(live, &e, 1);
-            plain_free(p, &p->blocks[at], step + 1, plain_is_temporary(p, &p->blocks[at]));
+            plain_free(p, &p->blocks[at], step + 1, plain_is_temporary(p, &p->blocks[at], thread));
         } else {
             unsigned at = pick(p, true);
             e.type = MT_RECORD_REALLOC_BEGIN;
             e.address = address_of(at);
             mt_live_apply(live, &e, 1);
             pending[thread] = (struct pending){.on = true,
-                .temporary = plain_is_temporary(p, &p->blocks[at]),
+                .temporary = plain_is_temporary(p, &p->blocks[at], thread),
                 .block = p->blocks[at],
                 .address = at};
             p->blocks[at].live = false; /* the address may be handed out again from now on */

@@ -30,9 +30,20 @@ static void test_lengths(void **state)
     (void)state;
     assert_int_equal(decode_length(words, 600), 0);
     words[0] = MT_RECORD_ALLOC;
-    assert_int_equal(decode_length(words, 3), 3);
-    assert_int_equal(decode_length(words, 2), 0);
+    assert_int_equal(decode_length(words, 2), 2);
+    assert_int_equal(decode_length(words, 1), 0);
     assert_int_equal(decode_length(words, 0), 0);
+    words[0] |= MT_RECORD_STAMPED;
+    assert_int_equal(decode_length(words, 2), 0);
+    assert_int_equal(decode_length(words, 3), 3);
+    words[2] = 5; /* pushes five frames */
+    assert_int_equal(decode_length(words, 5), 0);
+    assert_int_equal(decode_length(words, 6), 6);
+    words[2] = MT_RECORD_PUSH_MAX + 1;
+    assert_int_equal(decode_length(words, 600), 0);
+    words[0] = MT_RECORD_STACK;
+    words[1] = UINT64_C(9) << 32 | MT_RECORD_PUSH_MAX;
+    assert_int_equal(decode_length(words, 600), 2 + MT_RECORD_PUSH_MAX / 2);
     words[0] = MT_RECORD_TYPES;
     assert_int_equal(decode_length(words, 600), 0);
     words[0] = MT_RECORD_MARK;
@@ -44,28 +55,33 @@ static void test_lengths(void **state)
     assert_int_equal(decode_length(words, 600), 0);
     words[1] = UINT64_C(512) << 32 | MT_RECORD_TEXT_MAX_BYTES;
     assert_int_equal(decode_length(words, 600), 2 + MT_RECORD_MARK_WORDS + 512);
-    assert_true(2 + MT_RECORD_MARK_WORDS + 513 <= CHUNK_WORDS);
+    assert_true(MT_RECORD_WORDS_MAX <= CHUNK_WORDS);
 }
 
 static void test_fields(void **state)
 {
     struct decoded d;
-    uint64_t alloc[] = {UINT64_C(77) << 8 | MT_RECORD_ALLOC, 0x1230, UINT64_C(640) << 32 | 5};
-    uint64_t large[] = {MT_RECORD_ALLOC_LARGE, 0x1230, 5, UINT64_C(1) << 40};
+    uint64_t alloc[] = {UINT64_C(0x1230) << 8 | MT_RECORD_STAMPED | MT_RECORD_ALLOC, 77, UINT64_C(640) << 32 | 5 << 16 | 3,
+        UINT64_C(2) << 32 | 1, 3};
+    uint64_t large[] = {UINT64_C(0x1230) << 8 | MT_RECORD_ALLOC_LARGE, UINT64_C(1) << 40, UINT64_C(70000) << 32 | 1, 9};
 
     (void)state;
-    assert_true(decode_record(alloc, 3, 6, &d));
+    assert_true(decode_record(alloc, 5, &d));
+    assert_true(d.stamped);
     assert_int_equal(d.event.stamp, 77);
     assert_int_equal(d.event.address, 0x1230);
     assert_int_equal(d.event.size, 640);
-    assert_int_equal(d.event.node, 5);
-    assert_false(decode_record(alloc, 3, 5, &d)); /* a stack that does not exist yet */
-    assert_true(decode_record(large, 4, 6, &d));
+    assert_int_equal(d.keep, 5);
+    assert_int_equal(d.push, 3);
+    assert_ptr_equal(d.frames, alloc + 3);
+    assert_true(decode_record(large, 4, &d));
+    assert_false(d.stamped);
     assert_int_equal(d.event.size, UINT64_C(1) << 40);
-    large[2] = UINT64_C(1) << 32; /* would be node 0 if it were cut */
-    assert_false(decode_record(large, 4, 6, &d));
-    alloc[1] = 0;
-    assert_false(decode_record(alloc, 3, 6, &d));
+    assert_int_equal(d.keep, 70000);
+    assert_int_equal(d.push, 1);
+    alloc[0] &= UINT64_C(0xff);
+    assert_false(decode_record(alloc, 5, &d)); /* no address; its change of the stack still holds */
+    assert_int_equal(d.push, 3);
 }
 
 static struct target *target_of(struct mt_writer *writer)
@@ -116,8 +132,7 @@ static void test_headers(void **state)
     struct mt_segment_header h, bad;
     struct layout layout;
     uint64_t *const fields[] = {&bad.ring_dir_offset, &bad.ring_dir_capacity, &bad.module_offset, &bad.module_capacity,
-        &bad.string_offset, &bad.string_capacity, &bad.frame_offset, &bad.frame_capacity, &bad.node_offset,
-        &bad.node_capacity};
+        &bad.string_offset, &bad.string_capacity, &bad.frame_offset, &bad.frame_capacity};
     int fd;
 
     (void)state;
@@ -172,7 +187,7 @@ static void test_rings_that_cannot_be(void **state)
     writer.ring_dir[3] = 12345;
     writer.ring_dir[4] = UINT64_MAX - 4095;
     writer.header->ring_count = 5;
-    fixture_alloc(&good, 1, 0x1000, 10, 0);
+    fixture_alloc(&good, 1, 0x1000, 10);
     target->gone = true;
     assert_int_equal(order_drain(&reader, target, SIZE_MAX), 1);
     assert_int_equal(target->lost_decode, 4);
@@ -184,7 +199,7 @@ static void test_rings_that_cannot_be(void **state)
     mt_writer_destroy(&writer);
 }
 
-/* A parent that is not older, a frame or module that does not exist: the empty stack, module 0. */
+/* A module that does not exist: module 0. */
 static void test_tables_that_cannot_be(void **state)
 {
     struct mt_writer writer;
@@ -194,17 +209,9 @@ static void test_tables_that_cannot_be(void **state)
 
     (void)state;
     assert_int_equal(mt_writer_add_frame(&writer, &frame, &id), 0);
-    assert_int_equal(mt_writer_add_node(&writer, 0, 0, &id), 0);
-    assert_int_equal(mt_writer_add_node(&writer, 7, 0, &id), 0);
-    assert_int_equal(mt_writer_add_node(&writer, 1, 44, &id), 0);
-    assert_int_equal(mt_writer_add_node(&writer, 1, 0, &id), 0);
     assert_int_equal(tables_update(target), 0);
-    assert_int_equal(target->tables.node_count, 5);
+    assert_int_equal(target->tables.frame_count, 1);
     assert_int_equal(target->tables.frames[0].module, 0);
-    assert_int_equal(target->tables.nodes[2].parent, 0);
-    assert_int_equal(target->tables.nodes[3].parent, 0);
-    assert_int_equal(target->tables.nodes[4].parent, 1);
-    assert_int_equal(target->lost_decode, 2);
     assert_string_equal(target->tables.modules[0].path, "[unknown]");
     life_free(target);
     mt_writer_destroy(&writer);

@@ -58,7 +58,7 @@ static void test_records_of_two_rings_are_applied_by_stamp(void **state)
     (void)state;
     /* The address wanders: freed by one thread, handed out to the other. In ring order this would be nonsense. */
     for (unsigned i = 0; i < 100; i++) {
-        fixture_alloc(&p->rings[i % 2], 10 * i + 1, 0x1000, 8 + i, 0);
+        fixture_alloc(&p->rings[i % 2], 10 * i + 1, 0x1000, 8 + i);
         fixture_free(&p->rings[(i + 1) % 2], 10 * i + 5, 0x1000);
     }
     assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 200);
@@ -74,8 +74,8 @@ static void test_a_free_goes_before_an_allocation_of_the_same_stamp(void **state
     struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
 
     (void)state;
-    fixture_alloc(&p->rings[0], 1, 0x1000, 8, 0);
-    fixture_alloc(&p->rings[0], 5, 0x1000, 9, 0);
+    fixture_alloc(&p->rings[0], 1, 0x1000, 8);
+    fixture_alloc(&p->rings[0], 5, 0x1000, 9);
     fixture_free(&p->rings[1], 5, 0x1000);
     order_drain(&reader, p->target, SIZE_MAX);
     assert_int_equal(totals(p)->assumed_frees, 0);
@@ -88,11 +88,11 @@ static void test_a_record_in_flight_holds_the_others_back(void **state)
     struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
 
     (void)state;
-    fixture_alloc(&p->rings[1], 10, 0x1000, 1, 0);
+    fixture_alloc(&p->rings[1], 10, 0x1000, 1);
     mt_store_release(&p->rings[1].shared->busy, 1); /* its next record has a stamp above 10 */
-    fixture_alloc(&p->rings[0], 9, 0x2000, 1, 0);
-    fixture_alloc(&p->rings[0], 11, 0x3000, 1, 0);
-    fixture_alloc(&p->rings[0], 12, 0x4000, 1, 0);
+    fixture_alloc(&p->rings[0], 9, 0x2000, 1);
+    fixture_alloc(&p->rings[0], 11, 0x3000, 1);
+    fixture_alloc(&p->rings[0], 12, 0x4000, 1);
     assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 2);
     assert_true(order_pending(p->target));
     assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 0);
@@ -103,7 +103,7 @@ static void test_a_record_in_flight_holds_the_others_back(void **state)
     assert_false(order_pending(p->target));
     assert_int_equal(totals(p)->live_blocks, 3);
     /* Idle just now: what comes next is younger than that, however old its last record is. */
-    fixture_alloc(&p->rings[0], 20, 0x5000, 1, 0);
+    fixture_alloc(&p->rings[0], 20, 0x5000, 1);
     mt_store_release(&p->rings[1].shared->busy, 1);
     assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 1);
     end_play(p);
@@ -116,25 +116,110 @@ static void test_a_dead_process_has_nothing_in_flight(void **state)
     (void)state;
     for (unsigned i = 0; i < 3; i++) {
         mt_store_release(&p->rings[i].shared->busy, 1);
-        fixture_alloc(&p->rings[i], 100 - i, 0x1000 + 0x1000 * i, 1, 0);
+        fixture_alloc(&p->rings[i], 100 - i, 0x1000 + 0x1000 * i, 1);
     }
     p->target->gone = true;
     assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 3);
     end_play(p);
 }
 
-/* Nested records (signal handlers) carry stamps below that of a record before them in the ring. */
+/* Whatever stamps a target makes up, a ring's records stay in their order. */
 static void test_stamps_that_go_back_keep_the_order_of_the_ring(void **state)
 {
     struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
 
     (void)state;
-    fixture_alloc(&p->rings[0], 10, 0x1000, 1, 0);
+    fixture_alloc(&p->rings[0], 10, 0x1000, 1);
     fixture_free(&p->rings[0], 8, 0x1000);
-    fixture_alloc(&p->rings[1], 9, 0x2000, 2, 0);
+    fixture_alloc(&p->rings[1], 9, 0x2000, 2);
     order_drain(&reader, p->target, SIZE_MAX);
     assert_int_equal(totals(p)->unmatched_frees, 0);
     assert_int_equal(totals(p)->live_bytes, 2);
+    end_play(p);
+}
+
+/* The first thread has not seen yet that there is a second one: what it does is older than all that the second one builds on it. */
+static void test_records_without_stamps_come_first(void **state)
+{
+    struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
+
+    (void)state;
+    fixture_alloc(&p->rings[0], 5, 0x1000, 1);
+    fixture_plain_free(&p->rings[0], 0x1000);
+    fixture_plain_alloc(&p->rings[0], 0x2000, 2);
+    fixture_alloc(&p->rings[1], 7, 0x1000, 4);
+    fixture_free(&p->rings[1], 8, 0x2000);
+    fixture_alloc(&p->rings[0], 9, 0x2000, 8);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 6);
+    assert_int_equal(totals(p)->unmatched_frees, 0);
+    assert_int_equal(totals(p)->assumed_frees, 0);
+    assert_int_equal(totals(p)->live_bytes, 12);
+    end_play(p);
+}
+
+/* Stacks of two rings, interleaved in one batch: each ring's changes apply to its own stack. */
+static void test_changes_of_stacks(void **state)
+{
+    struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 4096, 0);
+    const struct tables *t;
+    uint32_t expected[][4] = {{1, 2, 3, 0}, {1, 2, 4, 0}, {1, 2, 4, 0}, {1, 2, 0, 0}, {1, 2, 3, 0}, {7, 2, 3, 0}, {1, 2, 3, 0}};
+
+    (void)state;
+    fixture_stack_alloc(&p->rings[0], 0x1000, 0, (uint32_t[]){1, 2, 3}, 3);
+    fixture_stack_alloc(&p->rings[0], 0x1010, 2, (uint32_t[]){4}, 1);
+    fixture_stack_alloc(&p->rings[0], 0x1020, 3, NULL, 0);
+    fixture_stack_alloc(&p->rings[0], 0x1030, 2, NULL, 0);
+    fixture_stack_alloc(&p->rings[1], 0x2000, 0, (uint32_t[]){1, 2, 3}, 3);
+    fixture_stack_alloc(&p->rings[1], 0x2010, 0, (uint32_t[]){7, 2, 3}, 3);
+    fixture_stack_alloc(&p->rings[0], 0x1040, 1, (uint32_t[]){2, 3}, 2);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 7);
+    assert_int_equal(p->target->lost_decode, 0);
+    t = &p->target->tables;
+    assert_int_equal(t->node_count, 1 + 4 + 3); /* 1, 1-2, 1-2-3, 1-2-4, 7, 7-2, 7-2-3: each once */
+    /* Blocks by stack: 123 three times, 124 twice, 12 once, 723 once. */
+    for (size_t site = 0; site < mt_live_site_count(p->target->live); site++) {
+        const struct mt_live_site *s = mt_live_site(p->target->live, site);
+        uint32_t path[4] = {0}, depth = 0, blocks = 0, reversed[4] = {0};
+
+        for (uint32_t n = s->node; n; n = t->nodes[n].parent)
+            reversed[depth++] = t->nodes[n].frame;
+        for (uint32_t i = 0; i < depth; i++)
+            path[i] = reversed[depth - 1 - i];
+        for (size_t e = 0; e < MT_ARRAY_LEN(expected); e++)
+            blocks += !memcmp(path, expected[e], sizeof(path));
+        assert_int_equal(s->live_blocks, blocks);
+    }
+    /* More than there is to keep: the event counts, with the empty stack. */
+    fixture_stack_alloc(&p->rings[1], 0x2020, 9, (uint32_t[]){1}, 1);
+    fixture_stack_alloc(&p->rings[1], 0x2030, 0, (uint32_t[]){UINT32_MAX}, 1);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 2);
+    assert_int_equal(p->target->lost_decode, 2);
+    assert_int_equal(totals(p)->live_blocks, 9);
+    end_play(p);
+}
+
+/* A tree that grows, and stacks deeper than one record may say. */
+static void test_many_and_deep_stacks(void **state)
+{
+    struct played *p = play(1, MT_SEGMENT_STAMP_TSC, 65536, 0);
+    uint32_t frames[64];
+
+    (void)state;
+    for (uint32_t i = 0; i < 64; i++)
+        frames[i] = i;
+    for (uint32_t depth = 0; depth < 5000; depth += 50)
+        fixture_stack_alloc(&p->rings[0], 0x1000 + depth * 16, depth, frames, 50);
+    order_drain(&reader, p->target, SIZE_MAX);
+    assert_int_equal(p->target->tables.node_count, 5001);
+    for (uint32_t i = 0; i < 20000; i++) {
+        fixture_stack_alloc(&p->rings[0], 0x1000000 + i * 16, 1, (uint32_t[]){i % 100, i / 100}, 2);
+        if (i % 1000 == 999)
+            order_drain(&reader, p->target, SIZE_MAX);
+    }
+    /* 100 below the first frame, one of which was there, and 200 below each of them, one of which was there. */
+    assert_int_equal(p->target->tables.node_count, 5001 + 100 - 1 + 20000 - 1);
+    assert_int_equal(mt_live_site_count(p->target->live), 100 + 20000);
+    assert_int_equal(p->target->lost_decode, 0);
     end_play(p);
 }
 
@@ -149,10 +234,10 @@ static void test_positions_near_the_end_of_their_range(void **state)
 
         for (unsigned i = 0; i < 5000; i++) {
             struct fixture_ring *ring = &p->rings[i % 2];
-            while (!fixture_has_room(ring, 5)) {
+            while (!fixture_has_room(ring, 6)) {
                 applied += order_drain(&reader, p->target, 64);
             }
-            fixture_alloc(ring, stamp++, 0x1000 + 16 * i, 16, 0);
+            fixture_alloc(ring, stamp++, 0x1000 + 16 * i, 16);
             fixture_free(ring, stamp++, 0x1000 + 16 * i);
             sent += 2;
         }
@@ -175,7 +260,7 @@ static void test_a_budget_only_postpones(void **state)
 
     (void)state;
     for (unsigned i = 0; i < 9000; i++)
-        fixture_alloc(&p->rings[i % 3], i + 1, 0x1000 + 16 * i, 1, 0);
+        fixture_alloc(&p->rings[i % 3], i + 1, 0x1000 + 16 * i, 1);
     while ((n = order_drain(&reader, p->target, 100)) > 0) {
         assert_true(n <= 100);
         applied += n;
@@ -214,7 +299,7 @@ static void record(struct writer_thread *w, uint32_t type, uint64_t address)
     if (type == MT_RECORD_FREE)
         fixture_free(w->ring, stamp, address);
     else
-        fixture_alloc(w->ring, stamp, address, 16, 0);
+        fixture_alloc(w->ring, stamp, address, 16);
     mt_store_release(&ring->busy, 0);
 }
 
@@ -285,6 +370,9 @@ int main(void)
         cmocka_unit_test(test_a_record_in_flight_holds_the_others_back),
         cmocka_unit_test(test_a_dead_process_has_nothing_in_flight),
         cmocka_unit_test(test_stamps_that_go_back_keep_the_order_of_the_ring),
+        cmocka_unit_test(test_records_without_stamps_come_first),
+        cmocka_unit_test(test_changes_of_stacks),
+        cmocka_unit_test(test_many_and_deep_stacks),
         cmocka_unit_test(test_positions_near_the_end_of_their_range),
         cmocka_unit_test(test_a_budget_only_postpones),
         cmocka_unit_test(test_threads_that_hand_addresses_to_each_other),

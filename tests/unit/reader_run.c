@@ -139,12 +139,12 @@ static void alloc(struct played_target *t, uint64_t address, uint64_t size)
 {
     while (!fixture_has_room(&t->ring, 3))
         usleep(100);
-    fixture_alloc(&t->ring, stamp(t), address, size, 0);
+    fixture_alloc(&t->ring, stamp(t), address, size);
 }
 
 static void put(struct played_target *t, uint32_t type, uint64_t a, uint64_t b, unsigned words)
 {
-    fixture_put(&t->ring, (uint64_t[]){stamp(t) << 8 | type, a, b}, words);
+    fixture_record(&t->ring, stamp(t), type, a, &b, words);
 }
 
 static void commit(struct played_target *t)
@@ -246,8 +246,8 @@ static void body_commit(struct played_target *t)
         _exit(98);
     for (unsigned i = 0; i < 10000; i++)
         alloc(t, 0x100000 + 16 * i, 10);
-    put(t, MT_RECORD_FREE, 0x100000, 0, 2);
-    put(t, MT_RECORD_EXIT, 7, MT_EXIT_EXIT, 3);
+    put(t, MT_RECORD_FREE, 0x100000, 0, 0);
+    put(t, MT_RECORD_EXIT, MT_EXIT_EXIT, 7, 1);
     commit(t);
     _exit(7);
 }
@@ -289,7 +289,7 @@ static void test_a_target_that_is_killed(void **state)
 static void body_child(struct played_target *t)
 {
     alloc(t, 0x5000, 1000);
-    put(t, MT_RECORD_EXIT, 0, MT_EXIT_QUICK, 3);
+    put(t, MT_RECORD_EXIT, MT_EXIT_QUICK, 0, 1);
     _exit(0);
 }
 
@@ -299,16 +299,16 @@ static void body_parent(struct played_target *t)
 
     alloc(t, 0x1000, 50);
     child = start_target(t->socket, body_child);
-    put(t, MT_RECORD_FORK, (uint64_t)child, 0, 2);
+    put(t, MT_RECORD_FORK, (uint64_t)child, 0, 0);
     silent = fork();
     if (silent == 0) {
         usleep(50000);
         _exit(3);
     }
-    put(t, MT_RECORD_FORK, (uint64_t)silent, 0, 2);
+    put(t, MT_RECORD_FORK, (uint64_t)silent, 0, 0);
     waitpid(child, NULL, 0);
     waitpid(silent, NULL, 0);
-    put(t, MT_RECORD_EXIT, 0, MT_EXIT_EXIT, 3);
+    put(t, MT_RECORD_EXIT, MT_EXIT_EXIT, 0, 1);
     commit(t);
     _exit(0);
 }
@@ -331,13 +331,13 @@ static void body_exec(struct played_target *t)
     struct played_target next = {0};
 
     alloc(t, 0x1000, 50);
-    fixture_put(&t->ring, (uint64_t[]){stamp(t) << 8 | MT_RECORD_EXEC, UINT64_C(1) << 32 | 1, 'x'}, 3);
+    fixture_record(&t->ring, stamp(t), MT_RECORD_EXEC, 0, (uint64_t[]){UINT64_C(1) << 32 | 1, 'x'}, 2);
     /* The same pid speaks again, as a new image would. */
     hello(&next, connect_to(t->socket));
     if (!next.is_root)
         _exit(98);
     alloc(&next, 0x1000, 60);
-    put(&next, MT_RECORD_EXIT, 4, MT_EXIT_EXIT, 3);
+    put(&next, MT_RECORD_EXIT, MT_EXIT_EXIT, 4, 1);
     commit(&next);
     _exit(4);
 }

@@ -29,24 +29,57 @@ static inline bool fixture_has_room(const struct fixture_ring *ring, unsigned wo
     return ring->shared->head + words - mt_load_acquire(&ring->shared->tail) <= ring->shared->capacity_words;
 }
 
-static inline void fixture_alloc(struct fixture_ring *ring, uint64_t stamp, uint64_t address, uint64_t size, uint32_t node)
+/* A stamped record without frames: operand, then further words. */
+static inline void fixture_record(struct fixture_ring *ring, uint64_t stamp, uint32_t type, uint64_t operand, const uint64_t *more,
+    unsigned count)
 {
-    fixture_put(ring, (uint64_t[]){stamp << 8 | MT_RECORD_ALLOC, address, size << 32 | node}, 3);
+    uint64_t words[16] = {operand << MT_RECORD_OPERAND_SHIFT | MT_RECORD_STAMPED | type, stamp};
+
+    memcpy(words + 2, more, count * sizeof(*more));
+    fixture_put(ring, words, 2 + count);
+}
+
+/* With the empty stack. */
+static inline void fixture_alloc(struct fixture_ring *ring, uint64_t stamp, uint64_t address, uint64_t size)
+{
+    fixture_record(ring, stamp, MT_RECORD_ALLOC, address, (uint64_t[]){size << 32}, 1);
 }
 
 static inline void fixture_free(struct fixture_ring *ring, uint64_t stamp, uint64_t address)
 {
-    fixture_put(ring, (uint64_t[]){stamp << 8 | MT_RECORD_FREE, address}, 2);
+    fixture_record(ring, stamp, MT_RECORD_FREE, address, NULL, 0);
+}
+
+/* Without a stamp. */
+static inline void fixture_plain_alloc(struct fixture_ring *ring, uint64_t address, uint64_t size)
+{
+    fixture_put(ring, (uint64_t[]){address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_ALLOC, size << 32}, 2);
+}
+
+static inline void fixture_plain_free(struct fixture_ring *ring, uint64_t address)
+{
+    fixture_put(ring, (uint64_t[]){address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_FREE}, 1);
+}
+
+/* An allocation of one byte whose stack keeps `keep` frames and pushes others. */
+static inline void fixture_stack_alloc(
+    struct fixture_ring *ring, uint64_t address, uint32_t keep, const uint32_t *frames, uint32_t push)
+{
+    uint64_t words[2 + 64] = {address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_ALLOC, UINT64_C(1) << 32 | keep << 16 | push};
+
+    for (uint32_t i = 0; i < push; i++)
+        words[2 + i / 2] |= (uint64_t)frames[i] << (i % 2 * 32);
+    fixture_put(ring, words, 2 + (push + 1) / 2);
 }
 
 static inline void fixture_text(struct fixture_ring *ring, uint64_t stamp, uint32_t type, const char *text)
 {
-    uint64_t words[2 + MT_RECORD_MARK_WORDS + 64] = {stamp << 8 | type};
+    uint64_t words[3 + MT_RECORD_MARK_WORDS + 64] = {MT_RECORD_STAMPED | type, stamp};
     uint64_t bytes = strlen(text), payload = (bytes + 7) / 8;
 
-    words[1] = payload << 32 | bytes;
-    memcpy(words + 2 + MT_RECORD_MARK_WORDS, text, bytes);
-    fixture_put(ring, words, (unsigned)(2 + MT_RECORD_MARK_WORDS + payload));
+    words[2] = payload << 32 | bytes;
+    memcpy(words + 3 + MT_RECORD_MARK_WORDS, text, bytes);
+    fixture_put(ring, words, (unsigned)(3 + MT_RECORD_MARK_WORDS + payload));
 }
 
 #endif

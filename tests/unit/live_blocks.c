@@ -1,0 +1,138 @@
+/*
+ * The table of live blocks against an array: crowded buckets, holes, growth, sizes and addresses at their limits, births that are halved.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <errno.h>
+
+#include "live/blocks.h"
+
+enum { ADDRESSES = 4000 };
+
+static uint64_t rng_state;
+
+static uint64_t rng(uint64_t below)
+{
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 7;
+    rng_state ^= rng_state << 17;
+    return (rng_state >> 8) % below;
+}
+
+static void assert_same(const struct mt_block *a, const struct mt_block *b)
+{
+    assert_int_equal(a->address, b->address);
+    assert_int_equal(a->size, b->size);
+    assert_int_equal(a->site, b->site);
+    assert_int_equal(a->birth, b->birth);
+    assert_int_equal(a->iteration, b->iteration);
+    assert_int_equal(a->thread, b->thread);
+}
+
+static void compare(const struct mt_blocks *blocks, const struct mt_block *plain)
+{
+    struct mt_block block;
+    size_t cursor = 0, seen = 0, expected = 0;
+
+    while (mt_blocks_next(blocks, &cursor, &block)) {
+        assert_same(&block, &plain[block.address / 16 - 1]);
+        seen++;
+    }
+    for (size_t i = 0; i < ADDRESSES; i++)
+        expected += plain[i].address != 0;
+    assert_int_equal(seen, expected);
+    assert_int_equal(blocks->count, expected);
+}
+
+/* fill: how many of ten operations put a block in. Near 5 the table is small and crowded with holes; 9 makes it grow. */
+static void run(uint64_t seed, unsigned fill, unsigned steps)
+{
+    struct mt_block *plain = calloc(ADDRESSES, sizeof(*plain)), block, other;
+    struct mt_blocks blocks;
+
+    rng_state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+    assert_int_equal(mt_blocks_init(&blocks), 0);
+    for (unsigned step = 0; step < steps; step++) {
+        size_t at = rng(ADDRESSES);
+
+        if (rng(10) < fill) {
+            block = (struct mt_block){.address = (at + 1) * 16,
+                .size = rng(20) ? rng(1u << 20) : (UINT64_C(1) << 36) - 2 + rng(5),
+                .site = (uint32_t)rng(MT_BLOCKS_SITE_MAX),
+                .birth = (uint32_t)rng(UINT32_MAX),
+                .iteration = (uint16_t)rng(1u << 16),
+                .thread = (uint8_t)rng(256)};
+            assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
+            if (plain[at].address)
+                assert_same(&other, &plain[at]);
+            else
+                assert_int_equal(other.address, 0);
+            plain[at] = block;
+        } else {
+            assert_int_equal(mt_blocks_remove(&blocks, (at + 1) * 16, &block), plain[at].address != 0);
+            if (plain[at].address)
+                assert_same(&block, &plain[at]);
+            plain[at].address = 0;
+        }
+        if (step % 1000 == 0) {
+            compare(&blocks, plain);
+            mt_blocks_halve_births(&blocks);
+            for (size_t i = 0; i < ADDRESSES; i++)
+                plain[i].birth >>= 1;
+        }
+    }
+    compare(&blocks, plain);
+    for (size_t i = 0; i < ADDRESSES; i++)
+        assert_int_equal(mt_blocks_remove(&blocks, (i + 1) * 16, &block), plain[i].address != 0);
+    assert_int_equal(blocks.count, 0);
+    assert_int_equal(blocks.large_count, 0);
+    mt_blocks_finish(&blocks);
+    free(plain);
+}
+
+static void test_against_an_array(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        run(seed, 3, 20000);
+        run(seed, 5, 20000);
+        run(seed, 9, 20000);
+    }
+}
+
+static void test_limits(void **state)
+{
+    struct mt_block block = {.address = MT_BLOCKS_ADDRESS_MAX, .size = 1}, other;
+    struct mt_blocks blocks;
+
+    (void)state;
+    assert_int_equal(mt_blocks_init(&blocks), 0);
+    assert_int_equal(mt_blocks_insert(&blocks, &block, &other), -ERANGE);
+    block.address = 0;
+    assert_int_equal(mt_blocks_insert(&blocks, &block, &other), -ERANGE);
+    block.address = MT_BLOCKS_ADDRESS_MAX - 1;
+    block.site = MT_BLOCKS_SITE_MAX;
+    assert_int_equal(mt_blocks_insert(&blocks, &block, &other), -ERANGE);
+    block.site--;
+    assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
+    assert_false(mt_blocks_remove(&blocks, MT_BLOCKS_ADDRESS_MAX, &other));
+    assert_false(mt_blocks_remove(&blocks, 0, &other));
+    assert_true(mt_blocks_remove(&blocks, MT_BLOCKS_ADDRESS_MAX - 1, &other));
+    assert_same(&other, &block);
+    mt_blocks_finish(&blocks);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_an_array),
+        cmocka_unit_test(test_limits),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
