@@ -10,6 +10,7 @@
  *   cohort.c     verdicts over iterations
  *   runtime.c    which modules and functions are never responsible
  *   query.c      reading, for the commands
+ *   functions.c  statistics as SQL functions; also extension.c, which sqlite3 and Python can load
  *   map.c        a hash table of ids
  */
 #ifndef MT_STORE_INTERNAL_H
@@ -147,6 +148,9 @@ int intern_responsible(struct intern *intern, uint32_t node, int64_t *ret_frame_
 /* runtime.c */
 bool runtime_module(const char *path, uint32_t flags);
 bool runtime_function(const char *function, const char *file);
+
+/* functions.c: median() and the like, for queries. */
+int store_functions(sqlite3 *db);
 
 /* open.c: what a database is; -EBADMSG, -EPROTO. */
 int store_check(struct mt_store *store, int64_t *ret_version);

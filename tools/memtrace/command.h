@@ -27,6 +27,10 @@ enum {
     X(top, "[-d DB] [--run N] [--by ORDER] [-n ROWS] [--heap NAME] [--stacks] [--json]", "who allocated what")         \
     X(leaks, "[-d DB] [--run N] [-n ROWS] [--stacks] [--fail-on WHAT] [--suppress FILE] [--json]",                     \
         "what grows with every iteration, or was never freed")                                                         \
+    X(diff, "[-d DB] [--by METRIC] [-n ROWS] [--json] A B", "which callsites changed from A to B")                    \
+    X(gate, "[-d DB] --baseline A --candidate B [--metric METRIC] [-n ROWS] [--json]", "fail if B needs more than A")  \
+    X(check, "[-d DB] [--run N] [--phase NAME] --max-peak SIZE ... [--json]", "fail if a run needs more than allowed") \
+    X(scale, "[-d DB] [--name NAME] [-n ROWS] [--json]", "how memory grows with the size of the work")                 \
     X(phases, "[-d DB] [--run N] [--json]", "memory by phase of the program")                                          \
     X(mark, "[--pid PID] NAME", "name this moment in a running trace")                                                 \
     X(sql, "[-d DB] [--json | --csv | --table] QUERY", "ask the database anything")                                    \
