@@ -173,7 +173,7 @@ struct mt_live_site_cohorts {
 };
 /* False: at no end did the site hold anything that was born in an iteration. */
 bool mt_live_site_cohorts(const struct mt_live *live, size_t site, struct mt_live_site_cohorts *ret);
-/* Does it hold anything from an iteration after the warm-up? */
+/* Does it hold something from half of the iterations after the warm-up? Such a site must not be added up with others. */
 bool mt_live_site_grows(const struct mt_live *live, size_t site);
 
 /* Rows of all sites that hold at least min_bytes and one block; NULL if there are none or no memory. */

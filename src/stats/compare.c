@@ -162,6 +162,11 @@ struct mt_comparison mt_stats_compare(const double *a, size_t a_count, const dou
     return result;
 }
 
+bool mt_stats_is_regression(const struct mt_comparison *comparison, double p, double baseline)
+{
+    return p <= MT_STATS_GATE_P && comparison->difference.low > fmax(MT_STATS_GATE_SHARE * baseline, MT_STATS_GATE_BYTES);
+}
+
 /* ---- what could have been seen ---------------------------------------------------------------------------------- */
 
 struct random {

@@ -79,6 +79,12 @@ struct mt_comparison {
 enum { MT_STATS_COMPARE_MAX = 100 };
 struct mt_comparison mt_stats_compare(const double *a, size_t a_count, const double *b, size_t b_count);
 
+/* The rule of a gate: p (or q) at most 0.01, and the increase surely above 1 % of the baseline and 64 KiB. */
+#define MT_STATS_GATE_P 0.01
+#define MT_STATS_GATE_SHARE 0.01
+#define MT_STATS_GATE_BYTES 65536.0
+bool mt_stats_is_regression(const struct mt_comparison *comparison, double p, double baseline);
+
 /* The shift, in standard deviations of one value, that a one-sided test at alpha finds with the given power where both samples are
  * normal; INFINITY where no result could be significant. By simulation with a fixed seed. */
 double mt_stats_smallest_effect(size_t a_count, size_t b_count, double alpha, double power);

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import sqlite3
 
 import harness
@@ -74,6 +75,24 @@ class Comparisons(harness.Case):
         total = self.rows("gate", "--baseline", "before", "--candidate", "after")[0]
         self.assertEqual((total["candidate_runs"], total["excluded_runs"], total["difference_bytes"]), (5, 1, 0))
 
+    def test_gate_on_a_real_program(self):
+        """jq over a file of which 3 % more is read: found, and said to be jq's."""
+        if not shutil.which("jq"):
+            self.skipTest("no jq")
+        numbers = random.Random(1)
+        for name, count in (("before", 20000), ("after", 20600)):
+            with open(f"{self.folder}/{name}.json", "w") as f:
+                json.dump([dict(id=i, name=f"item {i}", tags=["a", "b"]) for i in range(count)], f)
+        for _ in range(6):
+            for name in ("before", "after"):
+                self.assertComplete(self.trace("jq", "-c", "length", f"{self.folder}/{name}.json", how="run",
+                                               options=["--label", name], env={"PADDING": "x" * numbers.randrange(1000)}))
+        total, *sites = self.rows("gate", "--baseline", "before", "--candidate", "after", "-n", "0", status=1)
+        self.assertTrue(total["regression"])
+        self.assertAlmostEqual(total["difference_bytes"] / total["baseline_bytes"], 0.03, delta=0.01)
+        self.assertTrue(any(s["regression"] for s in sites))
+        self.rows("gate", "--baseline", "after", "--candidate", "before")
+
     def test_check(self):
         self.sizes("", 100)
         peak = (1 << 20) + 1000000 + 10000
@@ -106,6 +125,28 @@ class Comparisons(harness.Case):
         self.assertIn("peak live bytes by pages", text)
         self.assertIn("####", text)
         self.assertEqual(harness.memtrace("scale", "-d", self.db, "--name", "files").status, 3)
+
+    def test_spread(self):
+        for noise in (1000, 1100, 1200, 1300, 1400, 1500, 90000):
+            self.sizes("night", 50, 0, noise)
+        rows = self.rows("spread")
+        peak = next(r for r in rows if r["metric"] == "peak" and r["scope"] == "total")
+        base = (1 << 20) + 500000 + 2500
+        self.assertEqual({k: peak[k] for k in ("runs", "median_bytes", "min_bytes", "max_bytes", "ci_low", "ci_high", "outliers")},
+                         dict(runs=7, median_bytes=base + 1300, min_bytes=base + 1000, max_bytes=base + 90000,
+                              ci_low=base + 1000, ci_high=base + 90000, outliers=[7]))
+        self.assertEqual([(r["function"], r["range_bytes"]) for r in rows if r["scope"] == "site"], [("noise", 89000)])
+        self.assertIn("outliers: run 7", self.text("spread", "1-7"))
+        self.assertEqual(harness.memtrace("spread", "-d", self.db, "1").status, 3)
+
+    def test_same_work_same_memory(self):
+        """The same work ten times: live bytes to the byte, resident memory within a tenth."""
+        done = harness.memtrace("run", "-o", self.db, "--label", "ten", "--repeat", "10", "--", target("sizes"), "300")
+        self.assertEqual(done.status, 0, done.err)
+        rows = {r["metric"]: r for r in self.rows("spread", "ten") if r["scope"] == "total"}
+        self.assertEqual(rows["peak"]["runs"], 10)
+        self.assertEqual(rows["peak"]["min_bytes"], rows["peak"]["max_bytes"])
+        self.assertLessEqual(rows["rss"]["max_bytes"], 1.1 * rows["rss"]["min_bytes"])
 
     def test_sql_functions(self):
         self.sizes("", 10)

@@ -29,7 +29,7 @@ class Usage(harness.Case):
         self.assertEqual(memtrace().status, 2)
 
     def test_help(self):
-        for command in ("run", "runs", "top", "leaks", "diff", "gate", "check", "scale", "phases", "mark", "sql", "version"):
+        for command in ("run", "runs", "top", "leaks", "diff", "gate", "check", "scale", "spread", "phases", "mark", "sql", "version"):
             with self.subTest(command):
                 first, second = memtrace(command, "--help"), memtrace("help", command)
                 self.assertEqual((first.status, first.err), (0, b""))

@@ -204,6 +204,28 @@ static void many_iterations(void **context)
     mt_live_destroy(live);
 }
 
+/* An iteration called "exit" at the end does not count. */
+static void exit_iteration(void **context)
+{
+    struct mt_live *live = mt_live_create();
+    struct mt_live_iterations its;
+
+    (void)context;
+    assert_int_equal(mt_live_thread(live), 0);
+    for (unsigned i = 1; i <= 12; i++) {
+        iteration(live);
+        apply(live, MT_RECORD_ALLOC, (uint64_t)i << 12, 10, 1, 0);
+    }
+    mt_live_text(live,
+        &(struct mt_live_text_event){.type = MT_RECORD_ITERATION, .stamp = ++stamp, .text = "exit", .text_bytes = 4});
+    mt_live_finish(live, ++stamp, 0, 0);
+    assert_true(mt_live_iterations(live, &its));
+    assert_int_equal(its.ends, 12);
+    assert_false(its.torn_down);
+    assert_true(mt_live_site_grows(live, 0));
+    mt_live_destroy(live);
+}
+
 static void no_iterations(void **context)
 {
     struct mt_live *live = mt_live_create();
@@ -219,7 +241,7 @@ static void no_iterations(void **context)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(against_the_model), cmocka_unit_test(torn_down),
-        cmocka_unit_test(many_iterations), cmocka_unit_test(no_iterations)};
+        cmocka_unit_test(many_iterations), cmocka_unit_test(exit_iteration), cmocka_unit_test(no_iterations)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,6 +30,7 @@ enum {
     X(diff, "[-d DB] [--by METRIC] [-n ROWS] [--json] A B", "which callsites changed from A to B")                    \
     X(gate, "[-d DB] --baseline A --candidate B [--metric METRIC] [-n ROWS] [--json]", "fail if B needs more than A")  \
     X(check, "[-d DB] [--run N] [--phase NAME] --max-peak SIZE ... [--json]", "fail if a run needs more than allowed") \
+    X(spread, "[-d DB] [-n ROWS] [--json] [RUNS]", "how alike runs of the same thing are")                             \
     X(scale, "[-d DB] [--name NAME] [-n ROWS] [--json]", "how memory grows with the size of the work")                 \
     X(phases, "[-d DB] [--run N] [--json]", "memory by phase of the program")                                          \
     X(mark, "[--pid PID] NAME", "name this moment in a running trace")                                                 \

@@ -26,9 +26,6 @@ static const char help[] =
     "  -n, --rows N        callsites shown (default 10; 0: all)\n" READ_HELP READ_HELP_END;
 
 enum { BASELINE = OPTION_FIRST_FREE, CANDIDATE, METRIC };
-#define ALPHA 0.01
-#define LEAST_SHARE 0.01
-#define LEAST_BYTES 65536.0
 
 struct gate_options {
     struct read_options read;
@@ -53,11 +50,6 @@ struct gate {
     size_t site_count, tested;
     double smallest_bytes; /* that would have been found in 80 of 100 cases */
 };
-
-static bool is_regression(const struct judged *j, double q)
-{
-    return q <= ALPHA && j->c.difference.low > fmax(LEAST_SHARE * j->before, LEAST_BYTES);
-}
 
 static struct judged judge(const double *values, size_t before, size_t after)
 {
@@ -105,7 +97,7 @@ static int judge_sites(struct gate *g, const struct site_table *table)
             low = fmin(low, v[k]);
             high = fmax(high, v[k]);
         }
-        if (high - low < LEAST_BYTES)
+        if (high - low < MT_STATS_GATE_BYTES)
             continue;
         g->sites[g->tested] = judge(v, before, runs - before);
         g->sites[g->tested].site = &table->sites[i];
@@ -116,7 +108,7 @@ static int judge_sites(struct gate *g, const struct site_table *table)
         abort();
     for (size_t i = 0; i < g->tested; i++) {
         g->sites[i].q = p[table->count + 1 + i];
-        g->sites[i].regression = is_regression(&g->sites[i], g->sites[i].q);
+        g->sites[i].regression = mt_stats_is_regression(&g->sites[i].c, g->sites[i].q, g->sites[i].before);
     }
     if (g->tested)
         qsort(g->sites, g->tested, sizeof(*g->sites), by_increase);
@@ -146,12 +138,12 @@ static int compare(struct mt_store *store, const struct gate_options *o, struct 
     if (status != 0)
         return status;
     g->total = judge(g->values, n, m);
-    if (g->total.c.smallest_p > ALPHA)
+    if (g->total.c.smallest_p > MT_STATS_GATE_P)
         return complain(STATUS_USAGE, "%zu runs against %zu cannot show anything at p = 0.01; take at least 5 of each", n, m);
-    g->total.regression = is_regression(&g->total, g->total.c.p);
-    g->smallest_bytes = mt_stats_smallest_effect(n, m, ALPHA, 0.8) *
+    g->total.regression = mt_stats_is_regression(&g->total.c, g->total.c.p, g->total.before);
+    g->smallest_bytes = mt_stats_smallest_effect(n, m, MT_STATS_GATE_P, 0.8) *
                         sqrt((deviation(g->values, n) + deviation(g->values + n, m)) / (double)(n + m - 2));
-    g->smallest_bytes = fmax(g->smallest_bytes, fmax(LEAST_SHARE * g->total.before, LEAST_BYTES));
+    g->smallest_bytes = fmax(g->smallest_bytes, fmax(MT_STATS_GATE_SHARE * g->total.before, MT_STATS_GATE_BYTES));
     if (!metric_has_sites(o->metric))
         return 0;
     status = sites_load(store, &g->both, o->metric, table);

@@ -86,6 +86,16 @@ static char *path_text(struct mt_store *store, int64_t site_id, int *ret_status)
     return text;
 }
 
+/* "2,400", "0.5" */
+static char *blocks_text(double blocks, char *buffer, size_t size)
+{
+    if (fabs(blocks) >= 100)
+        mt_format_count(llround(blocks), buffer, size);
+    else
+        snprintf(buffer, size, "%.3g", blocks);
+    return buffer;
+}
+
 static void sentence(const struct leak_row *row, int64_t ends, FILE *to)
 {
     char per[32], low[32], high[32];
@@ -95,7 +105,7 @@ static void sentence(const struct leak_row *row, int64_t ends, FILE *to)
     fprintf(to, "%s %s", row->function, row->rank == RANK_LEAK ? "keeps" : "may keep");
     fprintf(to, " %s of each iteration", per);
     if (isfinite(blocks) && blocks > 0)
-        fprintf(to, " in %.3g block%s", blocks, blocks == 1 ? "" : "s");
+        fprintf(to, " in %s block%s", blocks_text(blocks, low, sizeof(low)), blocks == 1 ? "" : "s");
     if (isfinite(row->low) && isfinite(row->high))
         fprintf(to, " (95 %%: %s to %s)", mt_format_bytes((int64_t)llround(row->low), low, sizeof(low)),
             mt_format_bytes((int64_t)llround(row->high), high, sizeof(high)));
@@ -136,8 +146,7 @@ static void add_judged(struct mt_table *table, const struct leak_row *row, const
     mt_table_add(table, row->verdict);
     if (isfinite(row->per_iteration) && row->rank != RANK_NOISE) {
         mt_table_add(table, mt_format_bytes((int64_t)llround(row->per_iteration), text, sizeof(text)));
-        snprintf(text, sizeof(text), "%.3g", row->blocks_per_iteration);
-        mt_table_add(table, text);
+        mt_table_add(table, blocks_text(row->blocks_per_iteration, text, sizeof(text)));
     } else {
         mt_table_add(table, "");
         mt_table_add(table, "");
