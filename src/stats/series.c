@@ -244,3 +244,42 @@ struct mt_fit mt_stats_power(const double *x, const double *y, size_t count, dou
     free(logs);
     return fit;
 }
+
+enum { GROWTH_FIRST = 20, GROWTH_LAST = 800 }; /* in 1/200 */
+
+struct mt_fit mt_stats_growth(const double *x, const double *y, size_t count, double confidence)
+{
+    struct mt_fit result = {{NAN, -INFINITY, INFINITY}, NAN, NAN};
+    double rest[GROWTH_LAST + 1], least = INFINITY, limit, whole = 0, mean = 0, t;
+    double *raised;
+
+    for (size_t i = 0; i < count; i++)
+        mean += y[i] / (double)count;
+    for (size_t i = 0; i < count; i++)
+        whole += (y[i] - mean) * (y[i] - mean);
+    raised = count >= 4 && whole > 1e-24 * mean * mean ? malloc(count * sizeof(*raised)) : NULL;
+    if (!raised)
+        return result;
+    for (int k = GROWTH_FIRST; k <= GROWTH_LAST; k++) {
+        struct mt_fit line;
+        for (size_t i = 0; i < count; i++)
+            raised[i] = pow(x[i], k / 200.0);
+        line = mt_stats_linear(raised, y, count, confidence);
+        rest[k] = line.slope.estimate > 0 ? whole * (1 - line.r_squared) : INFINITY;
+        if (rest[k] < least) {
+            least = rest[k];
+            result = (struct mt_fit){{k / 200.0, -INFINITY, INFINITY}, line.intercept, line.r_squared};
+        }
+    }
+    free(raised);
+    if (!isfinite(least))
+        return result;
+    t = mt_stats_t_quantile((1 + confidence) / 2, (double)count - 3);
+    limit = fmax(least, 0) * (1 + t * t / ((double)count - 3)) + 1e-12 * whole;
+    for (int k = GROWTH_FIRST; k <= GROWTH_LAST; k++)
+        if (rest[k] <= limit) {
+            result.slope.low = isinf(result.slope.low) ? (k == GROWTH_FIRST ? 0 : k / 200.0) : result.slope.low;
+            result.slope.high = k == GROWTH_LAST ? INFINITY : k / 200.0;
+        }
+    return result;
+}

@@ -64,6 +64,10 @@ struct mt_fit mt_stats_linear(const double *x, const double *y, size_t count, do
 /* y = c * x ^ slope, through logarithms; points that are not above 0 are left out. intercept is ln c. */
 struct mt_fit mt_stats_power(const double *x, const double *y, size_t count, double confidence);
 
+/* y = base + c * x ^ exponent, of at least 4 points: least squares for exponents from 0.1 to 4 in steps of 0.005; the interval is that of the profile
+ * (Bates and Watts 1988, 6.1). slope is the exponent's, intercept the base. */
+struct mt_fit mt_stats_growth(const double *x, const double *y, size_t count, double confidence);
+
 /* Tukey's rule: outside of 1.5 interquartile ranges beyond the quartiles. Sets flags, returns how many. */
 size_t mt_stats_outliers(const double *values, size_t count, bool *ret_flags);
 

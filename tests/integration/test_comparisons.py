@@ -111,12 +111,14 @@ class Comparisons(harness.Case):
         self.text("check", "--max-growth", "1K")
 
     def test_scale(self):
-        for pages in (100, 200, 400, 800):
+        for pages in (100, 200, 300, 400, 600, 800):
             self.sizes(f"pages={pages}", pages)
         rows = self.rows("scale")
         peak = next(r for r in rows if r["scope"] == "total" and r["metric"] == "peak")
-        self.assertEqual((peak["name"], peak["runs"]), ("pages", 4))
+        self.assertEqual((peak["name"], peak["runs"]), ("pages", 6))
         self.assertGreater(peak["r_squared"], 0.99)
+        self.assertEqual(peak["shape"], "faster than linear")  # one part of it is quadratic
+        self.assertTrue(1 < peak["growth_ci_low"] <= peak["growth_exponent"] <= peak["growth_ci_high"] < 1.1, peak)
         steep = {r["function"]: r for r in rows if r["scope"] == "site"}
         self.assertEqual(set(steep), {"page", "links"})
         self.assertAlmostEqual(steep["links"]["exponent"], 2, places=9)

@@ -193,6 +193,29 @@ static void fits(void **state)
     near_to(f.slope.low, 2.2 - 4.302652729911275 * sqrt(1.8 / 2 / 5), 1e-9);
 }
 
+static void growth(void **state)
+{
+    double x[6] = {100, 200, 300, 500, 800, 1600}, y[6];
+    struct mt_fit f;
+
+    (void)state;
+    for (int i = 0; i < 6; i++)
+        y[i] = 1e6 + 5000 * x[i];
+    f = mt_stats_growth(x, y, 6, 0.95);
+    near_to(f.slope.estimate, 1, 1e-12);
+    near_to(f.slope.low, 1, 0.01);
+    near_to(f.slope.high, 1, 0.01);
+    near_to(f.intercept, 1e6, 1e-6);
+    for (int i = 0; i < 6; i++)
+        y[i] = 1e6 + 5 * x[i] * x[i] + (i % 2 ? 3000 : -3000);
+    f = mt_stats_growth(x, y, 6, 0.95);
+    assert_true(f.slope.low > 1.9 && f.slope.low < 2 && f.slope.high > 2 && f.slope.high < 2.1);
+    assert_true(isnan(mt_stats_growth(x, y, 3, 0.95).slope.estimate));
+    for (int i = 0; i < 6; i++)
+        y[i] = 7;
+    assert_true(isnan(mt_stats_growth(x, y, 6, 0.95).slope.estimate));
+}
+
 static void mann_whitney(void **state)
 {
     static const double a[] = {1, 2, 3, 4, 5}, b[] = {6, 7, 8, 9, 10};
@@ -396,7 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(binomial), cmocka_unit_test(quantiles), cmocka_unit_test(pairs),
         cmocka_unit_test(order_statistics), cmocka_unit_test(theil_sen_rank), cmocka_unit_test(theil_sen_edges),
-        cmocka_unit_test(mann_kendall_enumerated), cmocka_unit_test(fits), cmocka_unit_test(mann_whitney),
+        cmocka_unit_test(mann_kendall_enumerated), cmocka_unit_test(fits), cmocka_unit_test(growth), cmocka_unit_test(mann_whitney),
         cmocka_unit_test(hodges_lehmann_rank), cmocka_unit_test(smallest_effect), cmocka_unit_test(gates), cmocka_unit_test(benjamini_hochberg),
         cmocka_unit_test(verdict_leak), cmocka_unit_test(verdict_others)};
 

@@ -15,8 +15,9 @@ static const char help[] =
     "Fits how memory grows with the size of the work, over runs whose label is NAME=NUMBER:\n\n"
     "  for n in 100 200 400 800; do memtrace run --label pages=$n -- ./build --pages $n; done\n"
     "  memtrace scale\n\n"
-    "The exponent is that of a power law (1: proportional); cost and base are those of a straight line:\n"
-    "bytes for one more, and bytes that are needed whatever the size.\n\n"
+    "First what is needed whatever the size (base) and how the rest grows: exponent 1 is linear. Then the\n"
+    "straight line: bytes for one more. The order is the exponent with no base: 1 is proportional.\n"
+    "Take at least 5 sizes, each more than once; 3 give no interval.\n\n"
     "      --name NAME     of the labels (default: that of the last labelled run)\n"
     "  -n, --rows N        callsites shown that grow faster than the whole (default 10; 0: all)\n" READ_HELP READ_HELP_END;
 
@@ -32,7 +33,7 @@ struct scale {
     char *name;
     struct run_list runs;
     double *sizes, *values[METRIC_COUNT];
-    struct mt_fit power[METRIC_COUNT], line[METRIC_COUNT];
+    struct mt_fit power[METRIC_COUNT], line[METRIC_COUNT], growth[METRIC_COUNT];
 };
 
 struct steep { /* a callsite that grows faster */
@@ -97,6 +98,7 @@ static int fit(struct mt_store *store, struct scale *s)
             abort();
         status = runs_metric(store, &s->runs, (enum metric)m, s->values[m]);
         s->power[m] = mt_stats_power(s->sizes, s->values[m], s->runs.count, 0.95);
+        s->growth[m] = mt_stats_growth(s->sizes, s->values[m], s->runs.count, 0.95);
         s->line[m] = mt_stats_linear(s->sizes, s->values[m], s->runs.count, 0.95);
     }
     return status;
@@ -139,13 +141,15 @@ static struct steep *find_steep(const struct scale *s, const struct site_table *
 
 /* ---- output ------------------------------------------------------------------------------------------------------------ */
 
-static const char *shape_of(const struct mt_fit *power)
+static const char *shape_of(const struct mt_fit *growth)
 {
-    if (!isfinite(power->slope.low))
-        return "unknown";
-    if (power->slope.low <= 1 && power->slope.high >= 1)
-        return "proportional";
-    return power->slope.low > 1 ? "faster than proportional" : "slower than proportional";
+    if (isnan(growth->slope.estimate))
+        return "no growth";
+    if (!(growth->slope.high - growth->slope.low <= 0.5))
+        return "not sure";
+    if (growth->slope.low <= 1.005 && growth->slope.high >= 0.995)
+        return "linear";
+    return growth->slope.low > 1 ? "faster than linear" : "slower than linear";
 }
 
 static void plot(const struct scale *s)
@@ -180,11 +184,14 @@ static void print_scale(const struct scale *s, const struct steep *steep, size_t
 
     printf("%zu runs by %s\n\n", s->runs.count, s->name);
     for (int m = 0; m < METRIC_COUNT; m++) {
-        const struct mt_fit *p = &s->power[m], *l = &s->line[m];
-        printf("%-10s exponent %.2f (95 %%: %.2f to %.2f), %s; %s for one more, base %s, r2 %.3f\n", metric_name((enum metric)m),
-            p->slope.estimate, p->slope.low, p->slope.high, shape_of(p),
-            mt_format_bytes((int64_t)llround(l->slope.estimate), cost, sizeof(cost)),
-            mt_format_bytes((int64_t)llround(l->intercept), base, sizeof(base)), l->r_squared);
+        const struct mt_fit *p = &s->power[m], *l = &s->line[m], *g = &s->growth[m];
+        if (isfinite(g->slope.estimate))
+            printf("%-10s %s: base %s, exponent %.2f (95 %%: %.2f to %.2f)", metric_name((enum metric)m), shape_of(g),
+                mt_format_bytes((int64_t)llround(g->intercept), base, sizeof(base)), g->slope.estimate, g->slope.low, g->slope.high);
+        else
+            printf("%-10s %s", metric_name((enum metric)m), shape_of(g));
+        printf("; %s for one more; order %.2f (%.2f to %.2f)\n",
+            mt_format_bytes((int64_t)llround(l->slope.estimate), cost, sizeof(cost)), p->slope.estimate, p->slope.low, p->slope.high);
     }
     plot(s);
     if (count > 0)
@@ -221,7 +228,11 @@ static void print_scale_json(const struct scale *s, const struct steep *steep, s
         json_object_object_add(row, "metric", json_object_new_string(metric_name((enum metric)m)));
         json_object_object_add(row, "name", mt_json_text(s->name, strlen(s->name)));
         json_object_object_add(row, "runs", json_object_new_int64((int64_t)s->runs.count));
-        json_object_object_add(row, "shape", json_object_new_string(shape_of(&s->power[m])));
+        json_object_object_add(row, "shape", json_object_new_string(shape_of(&s->growth[m])));
+        json_object_object_add(row, "growth_exponent", number(s->growth[m].slope.estimate));
+        json_object_object_add(row, "growth_ci_low", number(s->growth[m].slope.low));
+        json_object_object_add(row, "growth_ci_high", number(s->growth[m].slope.high));
+        json_object_object_add(row, "growth_base_bytes", number(s->growth[m].intercept));
         json_object_object_add(row, "bytes_each", number(s->line[m].slope.estimate));
         json_object_object_add(row, "base_bytes", number(s->line[m].intercept));
         json_object_object_add(row, "r_squared", number(s->line[m].r_squared));

@@ -10,7 +10,7 @@
 
 #include "memtrace.h"
 
-#define NOINLINE __attribute__((noinline, noclone))
+#define NOINLINE __attribute__((noinline))
 enum { SIZE = 1000, MANY = 4096 };
 
 static unsigned long long state;
