@@ -4,7 +4,7 @@
  */
 #include "hook/hook.h"
 
-#define ARENA_BYTES (UINT64_C(64) << 20) /* address space; pages come as they are touched */
+#define ARENA_BYTES (UINT64_C(8) << 20) /* address space, which a program may limit; pages come as they are touched, a dozen as a rule */
 #define HEADER_BYTES 16u
 
 static char *arena_base;

@@ -84,12 +84,18 @@
     X(quick_exit)                                                                                                      \
     X(dlclose)
 
+/* How a program puts a system call filter on itself (sandbox.c). */
+#define MT_HOOKED_SANDBOX(X)                                                                                           \
+    X(prctl)                                                                                                           \
+    X(syscall)
+
 #define MT_HOOKED(X)                                                                                                   \
     MT_HOOKED_MALLOC(X)                                                                                                \
     MT_HOOKED_JEMALLOC(X)                                                                                              \
     MT_HOOKED_OPERATORS(X)                                                                                             \
     MT_HOOKED_MAPPINGS(X)                                                                                              \
-    MT_HOOKED_PROCESS(X)
+    MT_HOOKED_PROCESS(X)                                                                                               \
+    MT_HOOKED_SANDBOX(X)
 
 /* The public functions of memtrace.h, exported for its weak look-up. */
 #define MT_API(X)                                                                                                      \

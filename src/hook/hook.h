@@ -1,6 +1,6 @@
 /*
  * hook: the traced side's entry. Wrappers around the allocator, mappings and process calls (malloc.c, jemalloc.c, operators.c, mapping.c,
- * process.c), the public API (api.c), and what they stand on: the real functions (real.c), the process's state and start (state.c),
+ * process.c), system call filters (sandbox.c), the public API (api.c), and what they stand on: the real functions (real.c), the process's state and start (state.c),
  * the reader's finding or starting (link.c), memory for memtrace's own calls into libraries (arena.c), rings and threads (thread.c, emit.h).
  *
  * Order rules (they make the records race-free; wire/record.h):
@@ -76,6 +76,7 @@ struct mt_settings {
     bool log, follow, verify;
     bool forked;   /* this is a forked child of a traced process */
     bool untraced; /* decided for this process and its forked children */
+    bool no_questions, no_files; /* the program's system call filter forbids to ask the reader for life, to read /proc */
     uint32_t last_epoch;
     char socket[MT_SOCKET_NAME_MAX_BYTES]; /* the reader's; empty: none known */
     char **environment;                    /* at the start of the image */
@@ -90,6 +91,9 @@ struct mt_tls {
     uintptr_t guard_sp;  /* frame of the outermost scope: tells an abandoned one (longjmp) from a live one */
     uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
     struct mt_thread *thread;
+    /* An allocator's C++ operator may call its own malloc family through the hooks: one block, one record (operators.c). */
+    const void *last_aligned; /* what an aligned allocation gave last */
+    const void *deleting;     /* the block that an operator delete has recorded and is handing back */
 };
 extern __thread struct mt_tls mt_tls __attribute__((tls_model("initial-exec")));
 
@@ -121,7 +125,10 @@ bool mt_link_reader_alive(void);
 /* ---- process.c ---- */
 
 /* Once, from the constructor. */
-void mt_process_watch_forks(void);
+void mt_process_watch(void);
+
+/* An entry of the environment as children that are started behind the hooks' back shall have it. Called once. */
+const char *mt_process_preload(const char *entry);
 
 /* ---- thread.c ---- */
 

@@ -65,6 +65,9 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
 
 /* ---- wrappers -------------------------------------------------------------------------------------------------- */
 
+/* While the real call runs, the unwind rule of its caller can come into the processor's cache. */
+#define EXPECT_CAPTURE() mt_stack_prefetch(&mt_state.stack, ((uintptr_t *)__builtin_frame_address(0))[1] - 1)
+
 /* A foreign allocator maps memory through the hooks of mapping.c: those mappings are its backing. The C library's own does not. */
 #define REAL_CALL(real, call)                                                                                          \
     do {                                                                                                               \
@@ -95,6 +98,7 @@ MT_EXPORT void *malloc(size_t size)
 
     if (MT_UNLIKELY(mt_stack_internal || !real->malloc))
         return mt_arena_alloc(size, 16);
+    EXPECT_CAPTURE();
     REAL_CALL(real, p = real->malloc(size));
     RECORD(p, size);
     return p;
@@ -110,6 +114,7 @@ MT_EXPORT void *calloc(size_t count, size_t size)
 
         return __builtin_mul_overflow(count, size, &bytes) ? NULL : mt_arena_alloc(bytes, 16);
     }
+    EXPECT_CAPTURE();
     REAL_CALL(real, p = real->calloc(count, size));
     RECORD(p, count * size);
     return p;
@@ -145,6 +150,7 @@ static MT_ALWAYS_INLINE void *resize(struct mt_real *real, void *old, size_t siz
             mt_record_alloc(p, size, caller);
         return p;
     }
+    mt_stack_prefetch(&mt_state.stack, caller->pc);
     mt_record_realloc_begin(old);
     REAL_CALL(real, p = real->realloc(old, size));
     /* No block and no size asked for: the C library has freed it (an allocator that does not would have given a block). */
@@ -169,6 +175,9 @@ MT_EXPORT void *reallocarray(void *old, size_t count, size_t size)
         errno = ENOMEM;
         return NULL;
     }
+    /* The block is not the C library's, nor are its siblings seen here. */
+    if (MT_UNLIKELY(mt_real()->shadowing_realloc))
+        return mt_real()->shadowing_realloc(old, bytes);
     return resize(mt_real(), old, bytes, &caller);
 }
 
@@ -178,7 +187,8 @@ MT_EXPORT void free(void *p)
 
     if (!p || MT_UNLIKELY(mt_arena_owns(p)))
         return;
-    mt_record_free(p);
+    if (MT_LIKELY(!real->foreign_allocator) || mt_tls.deleting != p)
+        mt_record_free(p);
     REAL_CALL(real, real->free(p));
 }
 
@@ -236,8 +246,10 @@ MT_EXPORT int posix_memalign(void **ret, size_t alignment, size_t size)
     }
     /* Straight into the caller's pointer: on failure it is the real function that leaves it alone. */
     REAL_CALL(real, r = real->posix_memalign(ret, alignment, size));
-    if (r == 0)
+    if (r == 0) {
         RECORD(*ret, size);
+        mt_tls.last_aligned = *ret;
+    }
     return r;
 }
 
@@ -255,6 +267,7 @@ MT_EXPORT int posix_memalign(void **ret, size_t alignment, size_t size)
         }                                                                                                              \
         REAL_CALL(real, p = real->name arguments);                                                                     \
         RECORD(p, size);                                                                                               \
+        mt_tls.last_aligned = p;                                                                                       \
         return p;                                                                                                      \
     }
 

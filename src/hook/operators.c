@@ -1,7 +1,8 @@
 /*
  * C++ operators. The usual ones (libstdc++, or the program's own) go through malloc and are seen there: the wrapper then only passes on. An allocator
  * that defines operators of its own (jemalloc, tcmalloc, mimalloc) serves them directly: only then they are recorded here. Which it is depends on the object
- * that defines the real operator, never on the call, so that each block has one record for its birth and one for its end.
+ * that defines that real operator, never on the call, so that each block has one record for its birth and one for its end. Such operators may still
+ * call aligned_alloc or free by name (jemalloc 5.3 does): those calls are then told by the block.
  *
  * A throwing operator leaves through these frames: they hold nothing that would need undoing (the library is built with -fexceptions), and
  * mt_tls.real_sp is overwritten by the next call.
@@ -31,12 +32,13 @@ static MT_COLD void *late(void *slot, const char *name)
                                                                                                                        \
         if (!REAL_OPERATOR(name))                                                                                      \
             return malloc(size);                                                                                       \
-        if (MT_LIKELY(!mt_real_table.operators_are_allocator))                                                         \
+        if (MT_LIKELY(!mt_real_table.name##_is_allocator))                                                             \
             return mt_real_table.name arguments;                                                                       \
         mt_tls.real_sp = (uintptr_t)__builtin_frame_address(0);                                                        \
+        mt_tls.last_aligned = NULL;                                                                                    \
         p = mt_real_table.name arguments;                                                                              \
         mt_tls.real_sp = 0;                                                                                            \
-        if (p) {                                                                                                       \
+        if (p && p != mt_tls.last_aligned) {                                                                           \
             struct mt_registers caller = MT_CALLER_REGISTERS();                                                        \
             mt_record_alloc(p, size, &caller);                                                                         \
         }                                                                                                              \
@@ -51,9 +53,14 @@ static MT_COLD void *late(void *slot, const char *name)
             free(p);                                                                                                   \
             return;                                                                                                    \
         }                                                                                                              \
-        if (MT_UNLIKELY(mt_real_table.operators_are_allocator) && p)                                                   \
-            mt_record_free(p);                                                                                         \
+        if (MT_LIKELY(!mt_real_table.name##_is_allocator) || !p) {                                                     \
+            mt_real_table.name arguments;                                                                              \
+            return;                                                                                                    \
+        }                                                                                                              \
+        mt_record_free(p);                                                                                             \
+        mt_tls.deleting = p;                                                                                           \
         mt_real_table.name arguments;                                                                                  \
+        mt_tls.deleting = NULL;                                                                                        \
     }
 
 OPERATOR_NEW(_Znwm, (size_t size), (size))

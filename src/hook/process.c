@@ -34,13 +34,30 @@ struct passed {
     char socket[sizeof SOCKET + MT_SOCKET_NAME_MAX_BYTES];
 };
 
-static const char *own_path(void)
+static char own_path[PRELOAD_BYTES / 2];
+
+/* The loader knows the library by the path it was given: a relative one leads nowhere once the program has changed its folder. */
+static void find_own_path(void)
 {
     struct dl_find_object self;
+    const char *name;
+    size_t at = 0;
 
-    if (_dl_find_object((void *)&own_path, &self) != 0 || !self.dlfo_link_map->l_name)
-        return "";
-    return self.dlfo_link_map->l_name;
+    if (_dl_find_object((void *)&find_own_path, &self) != 0 || !self.dlfo_link_map->l_name)
+        return;
+    name = self.dlfo_link_map->l_name;
+    if (name[0] != '/') {
+        long n = mt_sys2(SYS_getcwd, own_path, sizeof own_path); /* counts the terminator */
+
+        if (n > 1 && own_path[0] == '/') {
+            at = (size_t)n;
+            own_path[at - 1] = '/';
+        }
+    }
+    if (at + strlen(name) < sizeof own_path)
+        memcpy(own_path + at, name, strlen(name) + 1);
+    else
+        own_path[0] = 0;
 }
 
 /* Whether one of the entries of a preload list (separated by blanks or colons) is this library, by its file name. */
@@ -66,32 +83,38 @@ static bool starts_with(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-/* The preload list of the new image in passed->preload; NULL: leave what is there. */
-static const char *make_preload(const char *old, struct passed *passed)
+/*
+ * The preload list of the new image, in `out` of PRELOAD_BYTES where it has to change: this library is taken out, or named first, or by its
+ * full path where it was by a relative one.
+ */
+static const char *make_preload(const char *old, bool follow, char *out)
 {
-    size_t prefix = sizeof PRELOAD - 1, n = 0, found_bytes;
-    const char *list = old ? old + prefix : "", *found = find_self(list, &found_bytes), *self = own_path();
-    size_t list_bytes = strlen(list), self_bytes = strlen(self);
+    size_t prefix = sizeof PRELOAD - 1, n = prefix, found_bytes = 0;
+    const char *list = old ? old + prefix : "", *found = find_self(list, &found_bytes);
+    size_t list_bytes = strlen(list), self_bytes = follow ? strlen(own_path) : 0, before_bytes = found ? (size_t)(found - list) : 0;
+    bool is_relative = found && found[0] != '/' && memchr(found, '/', found_bytes);
 
-    if ((found != NULL) == mt_settings.follow || list_bytes + self_bytes + prefix + 2 > sizeof passed->preload)
+    if (((found != NULL) == follow && !(is_relative && follow)) || (follow && !self_bytes) ||
+        list_bytes + self_bytes + prefix + 2 > PRELOAD_BYTES)
         return old;
-    memcpy(passed->preload, PRELOAD, prefix);
-    n = prefix;
-    if (found) {
-        memcpy(passed->preload + n, list, (size_t)(found - list));
-        n += (size_t)(found - list);
-        memcpy(passed->preload + n, found + found_bytes, list_bytes - (size_t)(found - list) - found_bytes);
-        n += list_bytes - (size_t)(found - list) - found_bytes;
-    } else {
-        memcpy(passed->preload + n, self, self_bytes);
-        n += self_bytes;
-        if (list_bytes)
-            passed->preload[n++] = ':';
-        memcpy(passed->preload + n, list, list_bytes);
-        n += list_bytes;
-    }
-    passed->preload[n] = 0;
-    return passed->preload;
+    memcpy(out, PRELOAD, prefix);
+    memcpy(out + n, list, before_bytes);
+    n += before_bytes;
+    memcpy(out + n, own_path, self_bytes);
+    n += self_bytes;
+    if (!found && list_bytes)
+        out[n++] = ':';
+    memcpy(out + n, list + before_bytes + found_bytes, list_bytes - before_bytes - found_bytes);
+    n += list_bytes - before_bytes - found_bytes;
+    out[n] = 0;
+    return out;
+}
+
+const char *mt_process_preload(const char *entry)
+{
+    static char room[PRELOAD_BYTES];
+
+    return starts_with(entry, PRELOAD) ? make_preload(entry, mt_settings.follow, room) : entry;
 }
 
 static size_t count_of(char *const *list)
@@ -103,6 +126,12 @@ static size_t count_of(char *const *list)
     return n;
 }
 
+/* Not after a chroot(), or for a user who may not read it: the loader would then complain on the new image's stderr. */
+static bool is_reachable(void)
+{
+    return !own_path[0] || mt_sys3(SYS_faccessat, AT_FDCWD, own_path, R_OK) == 0;
+}
+
 /* Whether the next image's environment has anything to change. Also true in a forked child that has had no event yet. */
 static bool is_carried(void)
 {
@@ -112,6 +141,7 @@ static bool is_carried(void)
 /* Fills `fresh` (room for count + 3) with what `old` has, and what the new image needs. */
 static void carry(char *const *old, char **fresh, struct passed *passed)
 {
+    bool follow = mt_settings.follow && is_reachable();
     const char *preload = NULL;
     size_t n = 0;
 
@@ -121,10 +151,10 @@ static void carry(char *const *old, char **fresh, struct passed *passed)
         else if (!starts_with(*old, SOCKET))
             fresh[n++] = *old;
     }
-    preload = make_preload(preload, passed);
+    preload = make_preload(preload, follow, passed->preload);
     if (preload)
         fresh[n++] = (char *)preload;
-    if (mt_settings.follow) {
+    if (follow) {
         memcpy(passed->socket, SOCKET, sizeof SOCKET - 1);
         memcpy(passed->socket + sizeof SOCKET - 1, mt_settings.socket, strlen(mt_settings.socket) + 1);
         fresh[n++] = passed->socket;
@@ -321,8 +351,9 @@ static void parent_after_fork(void)
         mt_lock_release(&mt_state.lock);
 }
 
-void mt_process_watch_forks(void)
+void mt_process_watch(void)
 {
+    find_own_path();
     pthread_atfork(prepare_fork, parent_after_fork, NULL);
 }
 

@@ -13,6 +13,7 @@
 #include "base/base.h"
 
 struct mt_real mt_real_table;
+void *mt_real_syscall;
 
 static const ElfW(Dyn) *dynamic_entry(const struct link_map *map, ElfW(Sxword) tag)
 {
@@ -100,6 +101,18 @@ static void *find(const struct link_map *self, const char *name)
     return NULL;
 }
 
+static void *find_before(const struct link_map *self, const char *name)
+{
+    const struct link_map *map = self;
+    void *p = NULL;
+
+    while (map->l_prev)
+        map = map->l_prev;
+    for (; !p && map && map != self; map = map->l_next)
+        p = find_in(map, name);
+    return p;
+}
+
 static const struct link_map *object_of(const void *p)
 {
     struct dl_find_object object;
@@ -134,11 +147,14 @@ void mt_real_resolve(void)
         const struct link_map *allocator = object_of((const void *)real.malloc);
 
         real.foreign_allocator = allocator && allocator != object_of(find(self, "__libc_start_main"));
-        real.operators_are_allocator =
-            allocator && real._Znwm && object_of((const void *)real._Znwm) == allocator;
+#define SERVED(name) real.name##_is_allocator = allocator && real.name && object_of((const void *)real.name) == allocator;
+        MT_HOOKED_OPERATORS(SERVED)
+#undef SERVED
     }
+    *(void **)&real.shadowing_realloc = find_before(self, "realloc");
     real.resolved = false;
     mt_real_table = real;
+    mt_real_syscall = *(void **)&real.syscall;
     mt_store_release(&mt_real_table.resolved, real.malloc != NULL);
 }
 

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/compiler.h"
 #include "hook/functions.h"
 
 /* Types are spelled out here: some of these functions are not declared by the C library at hand. */
@@ -78,13 +79,21 @@ struct mt_real {
     void (*_Exit)(int);
     void (*quick_exit)(int);
     int (*dlclose)(void *);
+    int (*prctl)(int, ...);
+    long (*syscall)(long, ...);
 
+    /* realloc of an object that comes before libmemtrace (the program's own, or an earlier preload's): what callers get. Or NULL. */
+    void *(*shadowing_realloc)(void *, size_t);
     bool resolved;
-    bool foreign_allocator;       /* malloc is not the C library's */
-    bool operators_are_allocator; /* operator new is defined by the object that defines malloc: it does not go through malloc */
+    bool foreign_allocator; /* malloc is not the C library's */
+    /* By operator: it is defined by the object that defines malloc, hence does not go through the hooked malloc. */
+#define MT_SERVED_(name) bool name##_is_allocator;
+    MT_HOOKED_OPERATORS(MT_SERVED_)
+#undef MT_SERVED_
 };
 
 extern struct mt_real mt_real_table;
+extern void *mt_real_syscall MT_HIDDEN; /* for sandbox.c's assembly */
 
 void mt_real_resolve(void);
 

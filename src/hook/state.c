@@ -253,8 +253,8 @@ static void at_exit(int status, void *context)
 }
 
 /*
- * Lets children that are started behind the hooks' back (system(), popen()) find the reader: environ gets one more entry, in memory of
- * our own, so that the target's heap stays as it is. setenv() copes with an environ that it did not allocate.
+ * Lets children that are started behind the hooks' back (system(), popen()) find library and reader (or, with MEMTRACE_FOLLOW=0, not): environ
+ * gets one more entry, in memory of our own, so that the target's heap stays as it is. setenv() copes with an environ that it did not allocate.
  */
 static void extend_environment(void)
 {
@@ -271,8 +271,9 @@ static void extend_environment(void)
     memcpy(entry + sizeof "MEMTRACE_SOCKET=" - 1, mt_settings.socket, strlen(mt_settings.socket) + 1);
     for (size_t i = 0; i < n; i++)
         if (strncmp(old[i], "MEMTRACE_SOCKET=", sizeof "MEMTRACE_SOCKET=" - 1) != 0)
-            fresh[kept++] = old[i];
-    fresh[kept++] = entry;
+            fresh[kept++] = (char *)mt_process_preload(old[i]);
+    if (mt_settings.follow)
+        fresh[kept++] = entry;
     fresh[kept] = NULL;
     environ = fresh;
 }
@@ -291,7 +292,7 @@ __attribute__((constructor)) static void construct(void)
         mt_sys_signals_block(&signals);
         mt_stack_internal++;
         r = mt_stack_load_unwinder();
-        mt_process_watch_forks();
+        mt_process_watch();
         on_exit(at_exit, NULL);
         mt_stack_internal--;
         mt_sys_signals_restore(&signals);

@@ -1,46 +1,32 @@
 /*
- * Invariants (blocks.h): a bucket's blocks are its first entries; for every block, all buckets from its home to the one before its own
- * are full.
+ * Invariants (blocks.h): for every entry, all places from its home to its own, cyclically, are occupied; a page with blocks has an array with at
+ * least one empty place; the table of pages has at least one empty slot.
  */
 #include "live/blocks.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <string.h>
 
-enum { FIRST_BITS = 5, SITE_BITS = 28, ITERATION_BITS = 16 };
+enum { FIRST_BITS = 6, FIRST_ENTRIES = 4 };
 
-#define SIZE_LIMIT ((UINT64_C(1) << 36) - 1) /* stands for "in the list of large blocks" */
-#define HUGE_FROM_BYTES (UINT64_C(4) << 20)
-
-/* Straight from the kernel: pages of zeroes cost nothing before they are touched, and large tables want large pages. */
-static struct mt_bucket *new_buckets(size_t count)
-{
-    size_t bytes = count * sizeof(struct mt_bucket);
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    if (p == MAP_FAILED)
-        return NULL;
-    if (bytes >= HUGE_FROM_BYTES)
-        madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
-}
+#define SIZE_LIMIT UINT32_MAX
 
 int mt_blocks_init(struct mt_blocks *blocks)
 {
-    size_t count = (size_t)1 << FIRST_BITS;
-    struct mt_bucket *buckets = new_buckets(count);
+    struct mt_block_page *pages = calloc((size_t)1 << FIRST_BITS, sizeof(*pages));
 
-    if (!buckets)
+    if (!pages)
         return -ENOMEM;
-    *blocks = (struct mt_blocks){.buckets = buckets, .mask = count - 1, .shift = 64 - FIRST_BITS};
+    *blocks = (struct mt_blocks){.pages = pages, .page_mask = ((size_t)1 << FIRST_BITS) - 1, .page_shift = 64 - FIRST_BITS};
     return 0;
 }
 
 void mt_blocks_finish(struct mt_blocks *blocks)
 {
-    if (blocks->buckets)
-        munmap(blocks->buckets, (blocks->mask + 1) * sizeof(*blocks->buckets));
+    for (size_t i = 0; blocks->pages && i <= blocks->page_mask; i++)
+        free(blocks->pages[i].entries);
+    free(blocks->pages);
     free(blocks->large);
     *blocks = (struct mt_blocks){0};
 }
@@ -62,204 +48,215 @@ static int large_put(struct mt_blocks *blocks, uint64_t address, uint64_t size)
     return 0;
 }
 
-static uint64_t large_size(const struct mt_blocks *blocks, uint64_t address, size_t *ret_index)
+static size_t large_find(const struct mt_blocks *blocks, uint64_t address)
 {
-    for (size_t i = 0; i < blocks->large_count; i++) {
-        if (blocks->large[i].address == address) {
-            *ret_index = i;
-            return blocks->large[i].size;
+    for (size_t i = 0; i < blocks->large_count; i++)
+        if (blocks->large[i].address == address)
+            return i;
+    return SIZE_MAX;
+}
+
+/* The block of an entry. take: it leaves the table. */
+static MT_ALWAYS_INLINE struct mt_block block_of(struct mt_blocks *blocks, uint64_t number, const struct mt_block_entry *e, bool take)
+{
+    struct mt_block block = {.address = ((number - 1) << MT_BLOCKS_PAGE_BITS) + e->place - 1,
+        .size = e->size,
+        .site = e->site_thread >> 8,
+        .birth = e->birth,
+        .iteration = e->iteration,
+        .thread = (uint8_t)e->site_thread};
+
+    if (MT_UNLIKELY(e->size == SIZE_LIMIT)) {
+        size_t i = large_find(blocks, block.address);
+
+        if (i != SIZE_MAX) {
+            block.size = blocks->large[i].size;
+            if (take)
+                blocks->large[i] = blocks->large[--blocks->large_count];
         }
     }
-    return SIZE_LIMIT;
+    return block;
 }
 
-static uint64_t large_take(struct mt_blocks *blocks, uint64_t address)
-{
-    size_t i = SIZE_MAX;
-    uint64_t size = large_size(blocks, address, &i);
+/* ---- pages ------------------------------------------------------------------------------------------------------- */
 
-    if (i != SIZE_MAX)
-        blocks->large[i] = blocks->large[--blocks->large_count];
-    return size;
+static MT_ALWAYS_INLINE struct mt_block_page *page_probe(const struct mt_blocks *blocks, uint64_t number)
+{
+    size_t i = mt_blocks_page_home(blocks, number);
+
+    while (blocks->pages[i].number != number && blocks->pages[i].number != 0)
+        i = (i + 1) & blocks->page_mask;
+    return &blocks->pages[i];
 }
 
-/* ---- entries ----------------------------------------------------------------------------------------------------- */
-
-static MT_ALWAYS_INLINE struct mt_block entry_get(const struct mt_bucket *b, unsigned i)
+/* A table for the pages that have blocks, at most half full. */
+static int pages_anew(struct mt_blocks *blocks)
 {
-    return (struct mt_block){.address = b->address[i] >> ITERATION_BITS,
-        .iteration = (uint16_t)b->address[i],
-        .size = b->what[i] >> SITE_BITS,
-        .site = (uint32_t)b->what[i] & (MT_BLOCKS_SITE_MAX - 1),
-        .birth = b->birth[i],
-        .thread = b->thread[i]};
-}
+    struct mt_blocks fresh = *blocks;
+    size_t used = 0, bits = FIRST_BITS;
 
-static MT_ALWAYS_INLINE void entry_move(struct mt_bucket *to, unsigned i, const struct mt_bucket *from, unsigned k)
-{
-    to->address[i] = from->address[k];
-    to->what[i] = from->what[k];
-    to->birth[i] = from->birth[k];
-    to->thread[i] = from->thread[k];
-}
-
-static MT_ALWAYS_INLINE unsigned used(const struct mt_bucket *b)
-{
-    return b->address[2] ? 3 : b->address[1] ? 2 : b->address[0] ? 1 : 0;
-}
-
-/* The entry of an address: its bucket, and its index in it. NULL: there is none. */
-static MT_ALWAYS_INLINE struct mt_bucket *find(const struct mt_blocks *blocks, uint64_t address, unsigned *ret_index)
-{
-    for (size_t i = mt_blocks_home(blocks, address);; i = (i + 1) & blocks->mask) {
-        struct mt_bucket *b = &blocks->buckets[i];
-
-        for (unsigned k = 0; k < MT_BUCKET_BLOCKS; k++) {
-            if (b->address[k] >> ITERATION_BITS == address) {
-                *ret_index = k;
-                return b;
-            }
-        }
-        if (MT_LIKELY(!b->address[MT_BUCKET_BLOCKS - 1]))
-            return NULL;
-    }
-}
-
-static void put_new(struct mt_blocks *blocks, const struct mt_bucket *from, unsigned k)
-{
-    size_t i = mt_blocks_home(blocks, from->address[k] >> ITERATION_BITS);
-
-    while (blocks->buckets[i].address[MT_BUCKET_BLOCKS - 1])
-        i = (i + 1) & blocks->mask;
-    entry_move(&blocks->buckets[i], used(&blocks->buckets[i]), from, k);
-}
-
-static int grow(struct mt_blocks *blocks)
-{
-    struct mt_blocks bigger = *blocks;
-
-    bigger.mask = blocks->mask * 2 + 1;
-    bigger.shift = blocks->shift - 1;
-    bigger.buckets = new_buckets(bigger.mask + 1);
-    if (!bigger.buckets)
+    for (size_t i = 0; i <= blocks->page_mask; i++)
+        used += blocks->pages[i].count != 0;
+    while (used * 2 + 2 > (size_t)1 << bits)
+        bits++;
+    fresh.page_mask = ((size_t)1 << bits) - 1;
+    fresh.page_shift = (unsigned)(64 - bits);
+    fresh.pages = calloc(fresh.page_mask + 1, sizeof(*fresh.pages));
+    if (!fresh.pages)
         return -ENOMEM;
-    for (size_t i = 0; i <= blocks->mask; i++) {
-        if (i + 8 <= blocks->mask) /* the home of a later one: both halves of the new table are walked in order, mostly */
-            __builtin_prefetch(&bigger.buckets[i * 2 + 16 <= bigger.mask ? i * 2 + 16 : 0], 1);
-        for (unsigned k = 0; k < used(&blocks->buckets[i]); k++)
-            put_new(&bigger, &blocks->buckets[i], k);
+    for (size_t i = 0; i <= blocks->page_mask; i++) {
+        if (blocks->pages[i].count)
+            *page_probe(&fresh, blocks->pages[i].number) = blocks->pages[i];
+        else
+            free(blocks->pages[i].entries);
     }
-    munmap(blocks->buckets, (blocks->mask + 1) * sizeof(*blocks->buckets));
-    *blocks = bigger;
+    fresh.page_count = used;
+    free(blocks->pages);
+    *blocks = fresh;
     return 0;
 }
 
-/* A full bucket has lost its last block: pulls back what lies beyond and belongs here or before, bucket by bucket. */
-static MT_NOINLINE void close_hole(struct mt_blocks *blocks, size_t hole)
+static MT_NOINLINE struct mt_block_page *page_make(struct mt_blocks *blocks, uint64_t number)
 {
-    for (size_t i = (hole + 1) & blocks->mask;; i = (i + 1) & blocks->mask) {
-        struct mt_bucket *b = &blocks->buckets[i];
-        unsigned n = used(b);
+    struct mt_block_page *page;
 
-        for (unsigned k = n; k-- > 0;) {
-            size_t home = mt_blocks_home(blocks, b->address[k] >> ITERATION_BITS);
+    if ((blocks->page_count + 1) * 4 > (blocks->page_mask + 1) * 3 && pages_anew(blocks) < 0 &&
+        blocks->page_count >= blocks->page_mask)
+        return NULL;
+    page = page_probe(blocks, number);
+    page->number = number;
+    blocks->page_count++;
+    return page;
+}
 
-            /* It may move unless its home lies cyclically in (hole, i]. */
-            if (((i - home) & blocks->mask) < ((i - hole) & blocks->mask))
-                continue;
-            entry_move(&blocks->buckets[hole], MT_BUCKET_BLOCKS - 1, b, k);
-            entry_move(b, k, b, n - 1);
-            b->address[n - 1] = 0;
-            if (n < MT_BUCKET_BLOCKS)
-                return;
-            hole = i;
-            break;
-        }
-        if (n < MT_BUCKET_BLOCKS)
-            return;
-    }
+/* ---- entries of a page ------------------------------------------------------------------------------------------- */
+
+static MT_ALWAYS_INLINE uint32_t next_place(const struct mt_block_page *page, uint32_t i)
+{
+    return i + 1 < page->capacity ? i + 1 : 0;
+}
+
+/* The entry of an address, or the empty one where it belongs. */
+static MT_ALWAYS_INLINE struct mt_block_entry *probe(const struct mt_block_page *page, uint64_t address)
+{
+    uint32_t place = (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1, i = mt_blocks_home(page, address);
+
+    while (page->entries[i].place != place && page->entries[i].place != 0)
+        i = next_place(page, i);
+    return &page->entries[i];
+}
+
+static MT_NOINLINE int resize(struct mt_block_page *page, uint32_t capacity)
+{
+    struct mt_block_page fresh = *page;
+
+    fresh.capacity = capacity;
+    fresh.entries = calloc(capacity, sizeof(*fresh.entries));
+    if (!fresh.entries)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < page->capacity; i++)
+        if (page->entries[i].place)
+            *probe(&fresh, page->entries[i].place - 1u) = page->entries[i];
+    free(page->entries);
+    *page = fresh;
+    return 0;
+}
+
+static MT_ALWAYS_INLINE uint32_t home_of(const struct mt_block_page *page, uint32_t i)
+{
+    return mt_blocks_home(page, page->entries[i].place - 1u);
 }
 
 bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
 {
-    struct mt_bucket *b;
-    unsigned i, last;
+    struct mt_block_page *page = page_probe(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1);
+    struct mt_block_entry *e;
+    uint32_t hole, i;
 
-    if (MT_UNLIKELY(address >= MT_BLOCKS_ADDRESS_MAX || !address))
+    if (MT_UNLIKELY(!page->count))
         return false;
-    b = find(blocks, address, &i);
-    if (MT_UNLIKELY(!b))
+    e = probe(page, address);
+    if (MT_UNLIKELY(!e->place))
         return false;
-    *ret_block = entry_get(b, i);
-    if (MT_UNLIKELY(ret_block->size == SIZE_LIMIT))
-        ret_block->size = large_take(blocks, address);
-    last = used(b) - 1;
-    entry_move(b, i, b, last);
-    b->address[last] = 0;
+    *ret_block = block_of(blocks, page->number, e, true);
+    hole = i = (uint32_t)(e - page->entries);
+    for (;;) {
+        i = next_place(page, i);
+        if (MT_LIKELY(!page->entries[i].place))
+            break;
+        /* It may move into the hole unless its home lies cyclically in (hole, i]. */
+        uint32_t home = home_of(page, i), from_home = i >= home ? i - home : i + page->capacity - home;
+        if (from_home >= (i >= hole ? i - hole : i + page->capacity - hole)) {
+            page->entries[hole] = page->entries[i];
+            hole = i;
+        }
+    }
+    page->entries[hole].place = 0;
+    page->count--;
     blocks->count--;
-    if (MT_UNLIKELY(last == MT_BUCKET_BLOCKS - 1))
-        close_hole(blocks, (size_t)(b - blocks->buckets));
+    if (MT_UNLIKELY(page->count * 8 < page->capacity && page->capacity > FIRST_ENTRIES * 2))
+        resize(page, page->capacity / 4); /* without memory it stays large */
     return true;
 }
 
 int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
 {
-    struct mt_bucket *b = NULL;
-    uint64_t size = block->size < SIZE_LIMIT ? block->size : SIZE_LIMIT;
-    unsigned at = 0;
-    size_t i;
+    uint64_t number = (block->address >> MT_BLOCKS_PAGE_BITS) + 1;
+    uint32_t size = block->size < SIZE_LIMIT ? (uint32_t)block->size : SIZE_LIMIT;
+    struct mt_block_page *page = page_probe(blocks, number);
+    struct mt_block_entry *e;
 
     ret_replaced->address = 0;
-    if (MT_UNLIKELY(block->address >= MT_BLOCKS_ADDRESS_MAX || !block->address || block->site >= MT_BLOCKS_SITE_MAX))
+    if (MT_UNLIKELY(block->site >= MT_BLOCKS_SITE_MAX))
         return -ERANGE;
-    if (MT_UNLIKELY((blocks->count + 1) * 5 > (blocks->mask + 1) * MT_BUCKET_BLOCKS * 4) && grow(blocks) < 0 &&
-        blocks->count + MT_BUCKET_BLOCKS > (blocks->mask + 1) * MT_BUCKET_BLOCKS) /* one entry must stay empty: it ends every search */
-        return -ENOMEM;
+    if (MT_UNLIKELY(!page->number)) {
+        page = page_make(blocks, number);
+        if (!page)
+            return -ENOMEM;
+    }
+    if (MT_UNLIKELY((page->count + 1) * 8 > page->capacity * 7)) {
+        uint32_t capacity = page->capacity < FIRST_ENTRIES ? FIRST_ENTRIES : page->capacity * 2;
+
+        if (resize(page, capacity) < 0 && page->count + 1 >= page->capacity)
+            return -ENOMEM;
+    }
     if (MT_UNLIKELY(size == SIZE_LIMIT) && large_put(blocks, block->address, block->size) < 0)
         return -ENOMEM;
-    for (i = mt_blocks_home(blocks, block->address);; i = (i + 1) & blocks->mask) {
-        b = &blocks->buckets[i];
-        for (at = 0; at < MT_BUCKET_BLOCKS && b->address[at]; at++) {
-            if (MT_UNLIKELY(b->address[at] >> ITERATION_BITS == block->address)) {
-                *ret_replaced = entry_get(b, at);
-                if (ret_replaced->size == SIZE_LIMIT)
-                    ret_replaced->size = large_take(blocks, block->address);
-                blocks->count--;
-                goto found;
-            }
-        }
-        if (MT_LIKELY(at < MT_BUCKET_BLOCKS))
-            break;
+    e = probe(page, block->address);
+    if (MT_UNLIKELY(e->place)) {
+        *ret_replaced = block_of(blocks, number, e, true);
+        page->count--;
+        blocks->count--;
     }
-found:
-    b->address[at] = block->address << ITERATION_BITS | block->iteration;
-    b->what[at] = size << SITE_BITS | block->site;
-    b->birth[at] = block->birth;
-    b->thread[at] = block->thread;
+    *e = (struct mt_block_entry){.place = (uint16_t)((block->address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1),
+        .iteration = block->iteration,
+        .site_thread = block->site << 8 | block->thread,
+        .birth = block->birth,
+        .size = size};
+    page->count++;
     blocks->count++;
     return 0;
 }
 
-bool mt_blocks_next(const struct mt_blocks *blocks, size_t *cursor, struct mt_block *ret_block)
+bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cursor, struct mt_block *ret_block)
 {
-    for (; *cursor < (blocks->mask + 1) * MT_BUCKET_BLOCKS; ++*cursor) {
-        const struct mt_bucket *b = &blocks->buckets[*cursor / MT_BUCKET_BLOCKS];
-        size_t large;
+    for (; cursor->page <= blocks->page_mask; cursor->page++, cursor->entry = 0) {
+        const struct mt_block_page *page = &blocks->pages[cursor->page];
 
-        if (!b->address[*cursor % MT_BUCKET_BLOCKS])
-            continue;
-        *ret_block = entry_get(b, *cursor % MT_BUCKET_BLOCKS);
-        if (ret_block->size == SIZE_LIMIT)
-            ret_block->size = large_size(blocks, ret_block->address, &large);
-        ++*cursor;
-        return true;
+        for (; page->count && cursor->entry < page->capacity; cursor->entry++) {
+            if (!page->entries[cursor->entry].place)
+                continue;
+            *ret_block = block_of((struct mt_blocks *)blocks, page->number, &page->entries[cursor->entry], false);
+            cursor->entry++;
+            return true;
+        }
     }
     return false;
 }
 
-void mt_blocks_halve_births(struct mt_blocks *blocks)
+void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits)
 {
-    for (size_t i = 0; i <= blocks->mask; i++)
-        for (unsigned k = 0; k < MT_BUCKET_BLOCKS; k++)
-            blocks->buckets[i].birth[k] >>= 1;
+    for (size_t i = 0; i <= blocks->page_mask; i++)
+        for (uint32_t k = 0; k < blocks->pages[i].capacity; k++)
+            blocks->pages[i].entries[k].birth >>= bits;
 }

@@ -1,12 +1,12 @@
 /*
  * The table of live blocks, by address: what the reader spends most of its time in, and most of its memory on.
  *
- * Buckets of three blocks, one cache line each; a block is in its home bucket or in the next ones, as long as those before it are full. There
- * are no tombstones (a removal from a full bucket pulls a later block back), so a table that has seen 10^9 blocks is as quick as a
- * new one. At most four fifths full.
+ * Two levels, because programs work on neighbouring blocks at a time, and so the table's memory should be touched as theirs is: a hash table
+ * of the pages (4 KiB of the target's memory) that have blocks, and for each page an array of entries. Blocks do not overlap, so those
+ * of a page are spread over it: a block's home is at that part of the array at which its address is in the page; from there on by linear
+ * probing, with no tombstones. A sequence of blocks is then a walk through the array.
  *
- * An entry has 48 bits of address, 36 of size, 28 of site, 32 of birth, 16 of iteration and 8 of thread. Larger sizes are in a list beside it;
- * addresses of more than 48 bits cannot be kept.
+ * 16 bytes an entry, arrays between an eighth and seven eighths full. A page without blocks may stay in the table until that is made anew.
  */
 #ifndef MT_LIVE_BLOCKS_H
 #define MT_LIVE_BLOCKS_H
@@ -18,27 +18,31 @@
 
 #include "base/base.h"
 
-#define MT_BLOCKS_ADDRESS_MAX (UINT64_C(1) << 48)
-#define MT_BLOCKS_SITE_MAX (UINT32_C(1) << 28)
+#define MT_BLOCKS_SITE_MAX (UINT32_C(1) << 24)
 #define MT_BLOCKS_ITERATION_MAX UINT16_MAX
+#define MT_BLOCKS_PAGE_BITS 12
 
 struct mt_block {
     uint64_t address; /* not 0 */
     uint64_t size;
     uint32_t site;
-    uint32_t birth; /* in whatever unit the caller uses; see mt_blocks_halve_births() */
+    uint32_t birth; /* in whatever unit the caller uses; see mt_blocks_shift_births() */
     uint16_t iteration;
     uint8_t thread;
 };
 
-enum { MT_BUCKET_BLOCKS = 3 };
+struct mt_block_entry {
+    uint16_t place; /* in the page, in bytes, plus one; 0: empty */
+    uint16_t iteration;
+    uint32_t site_thread; /* site << 8 | thread */
+    uint32_t birth;
+    uint32_t size; /* UINT32_MAX: in the list of large blocks */
+};
 
-struct mt_bucket {
-    uint64_t address[MT_BUCKET_BLOCKS]; /* address << 16 | iteration; 0: empty. Filled from the front */
-    uint64_t what[MT_BUCKET_BLOCKS];    /* size << 28 | site */
-    uint32_t birth[MT_BUCKET_BLOCKS];
-    uint8_t thread[MT_BUCKET_BLOCKS];
-    uint8_t pad;
+struct mt_block_page {
+    uint64_t number; /* address >> MT_BLOCKS_PAGE_BITS, plus one; 0: empty slot */
+    struct mt_block_entry *entries;
+    uint32_t count, capacity;
 };
 
 struct mt_large_block { /* whose size does not fit */
@@ -46,10 +50,10 @@ struct mt_large_block { /* whose size does not fit */
 };
 
 struct mt_blocks {
-    struct mt_bucket *buckets;
-    size_t mask;
-    size_t count;
-    unsigned shift;
+    struct mt_block_page *pages;
+    size_t page_mask, page_count; /* slots in use, those of pages without blocks included */
+    unsigned page_shift;
+    size_t count; /* blocks */
     struct mt_large_block *large;
     size_t large_count, large_capacity;
 };
@@ -61,28 +65,47 @@ void mt_blocks_finish(struct mt_blocks *blocks);
 bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block);
 
 /*
- * Puts a block in; another one at the same address is replaced, and given in *ret_replaced (else its address is 0). -ENOMEM; -ERANGE for an
- * address or site that does not fit.
+ * Puts a block in; another one at the same address is replaced, and given in *ret_replaced (else its address is 0). -ENOMEM; -ERANGE for a site
+ * that does not fit.
  */
 int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced);
 
-/* The next block from *cursor on, which begins with 0 and is moved; in no order. False: there are no more. Nothing may change in between. */
-bool mt_blocks_next(const struct mt_blocks *blocks, size_t *cursor, struct mt_block *ret_block);
+/* Where a walk through all blocks is; begins as zeroes. */
+struct mt_blocks_cursor {
+    size_t page;
+    uint32_t entry;
+};
 
-/* Halves all births: the unit becomes twice as long. */
-void mt_blocks_halve_births(struct mt_blocks *blocks);
+/* The next block, in no order. False: there are no more. Nothing may change in between. */
+bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cursor, struct mt_block *ret_block);
 
-/* Multiplicative hashing (Knuth, TAOCP 6.4); blocks are mostly 16-byte aligned. */
-static inline size_t mt_blocks_home(const struct mt_blocks *blocks, uint64_t address)
+/* Shifts all births right: the unit becomes longer. */
+void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits);
+
+/* Multiplicative hashing (Knuth, TAOCP 6.4). */
+static inline size_t mt_blocks_page_home(const struct mt_blocks *blocks, uint64_t number)
 {
-    return (size_t)((address * UINT64_C(0x9e3779b97f4a7c15)) >> blocks->shift);
+    return (size_t)((number * UINT64_C(0x9e3779b97f4a7c15)) >> blocks->page_shift);
+}
+
+/* A block at this address is about to be asked for: first its page, then, when that has come, its entry. */
+static inline void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
+{
+    __builtin_prefetch(&blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)]);
+}
+
+static inline uint32_t mt_blocks_home(const struct mt_block_page *page, uint64_t address)
+{
+    return (uint32_t)((address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * page->capacity) >> MT_BLOCKS_PAGE_BITS;
 }
 
 static inline void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
 {
-    __builtin_prefetch(&blocks->buckets[mt_blocks_home(blocks, address)], 1);
+    const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)];
+
+    __builtin_prefetch(page->entries + mt_blocks_home(page, address), 1);
 }
 
-static_assert(sizeof(struct mt_bucket) == 64, "a bucket is a cache line");
+static_assert(sizeof(struct mt_block_entry) == 16, "four entries a cache line");
 
 #endif

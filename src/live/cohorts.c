@@ -138,9 +138,11 @@ static bool pass(struct mt_live *live, double *young)
     struct mt_block block;
     bool fine = true;
 
-    for (size_t h = 0; h < live->heap_count && fine; h++)
-        for (size_t at = 0; fine && mt_blocks_next(&live->heaps[h].blocks, &at, &block);)
+    for (size_t h = 0; h < live->heap_count && fine; h++) {
+        struct mt_blocks_cursor cursor = {0};
+        while (fine && mt_blocks_next(&live->heaps[h].blocks, &cursor, &block))
             fine = count_in(live, block.site, block.iteration, 1, (double)block.size, young);
+    }
     fine = fine && count_pieces(live, &live->maps, young);
     for (size_t t = 0; t < live->thread_count && fine; t++) {
         const struct thread *thread = &live->threads[t];

@@ -6,8 +6,9 @@
 #include <stdlib.h>
 
 enum {
-    BLOCK_AHEAD = 16, /* events between asking for a block's cache line and using it */
-    SITE_AHEAD = 8,   /* the same for an allocation's site */
+    PAGE_AHEAD = 16,  /* events between asking for a block's page and using it */
+    BLOCK_AHEAD = 8,  /* the same for the block, and for an allocation's site */
+    BIRTH_STEP_BITS = 4,
 };
 
 static MT_ALWAYS_INLINE void thread_remember(struct thread *thread, uint64_t address)
@@ -24,13 +25,13 @@ static MT_ALWAYS_INLINE bool is_temporary(const struct mt_live *live, const stru
     return block->thread == (uint8_t)thread && (block->address == t->last[0] || block->address == t->last[1]);
 }
 
-/* The unit of births doubles whenever they would not fit. */
+/* The unit of births grows whenever they would not fit. */
 static MT_ALWAYS_INLINE uint32_t birth_of(struct mt_live *live, uint64_t stamp)
 {
     while (MT_UNLIKELY(stamp >> live->birth_shift > UINT32_MAX)) {
         for (size_t i = 0; i < live->heap_count; i++)
-            mt_blocks_halve_births(&live->heaps[i].blocks);
-        live->birth_shift++;
+            mt_blocks_shift_births(&live->heaps[i].blocks, BIRTH_STEP_BITS);
+        live->birth_shift += BIRTH_STEP_BITS;
     }
     return (uint32_t)(stamp >> live->birth_shift);
 }
@@ -240,13 +241,16 @@ static void apply(struct mt_live *live, const struct mt_event *event)
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count)
 {
     live->totals.events += count;
-    for (size_t i = 0; i < count && i < BLOCK_AHEAD; i++)
-        mt_blocks_prefetch(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i].address);
+    for (size_t i = 0; i < count && i < PAGE_AHEAD; i++)
+        mt_blocks_prefetch_page(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i].address);
     for (size_t i = 0; i < count; i++) {
-        if (i + BLOCK_AHEAD < count)
+        if (i + PAGE_AHEAD < count)
+            mt_blocks_prefetch_page(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i + PAGE_AHEAD].address);
+        if (i + BLOCK_AHEAD < count) {
             mt_blocks_prefetch(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i + BLOCK_AHEAD].address);
-        if (i + SITE_AHEAD < count && events[i + SITE_AHEAD].type == MT_RECORD_ALLOC)
-            mt_live_prefetch_site(live, events[i + SITE_AHEAD].node);
+            if (events[i + BLOCK_AHEAD].type == MT_RECORD_ALLOC)
+                mt_live_prefetch_site(live, events[i + BLOCK_AHEAD].node);
+        }
         if (MT_UNLIKELY(events[i].thread >= live->thread_count)) {
             live->totals.dropped++;
             continue;

@@ -17,7 +17,7 @@
  * value at the peak is what it saved, if it saved in the last epoch, else what it holds now.
  *
  * Units: bytes; stamps are in whatever unit the caller uses, growing. Not thread-safe. Memory is of order live blocks,
- * sites and notes not yet taken. Out of memory drops the event and counts it in totals.dropped. So does an address of more than 48 bits.
+ * sites and notes not yet taken. Out of memory drops the event and counts it in totals.dropped.
  */
 #ifndef MT_LIVE_LIVE_H
 #define MT_LIVE_LIVE_H

@@ -44,16 +44,20 @@ static void add_totals(struct mt_store_totals *sum, const struct mt_store_totals
 static int write_run(struct reader *reader, const struct mt_store_end *end)
 {
     struct mt_store_totals sum = reader->done, one;
+    int err = 0;
 
     for (struct target *t = reader->targets; t; t = t->next) {
         write_totals(t, &one);
         add_totals(&sum, &one);
     }
+    sum.lost_events += reader->unattached; /* how many they had is not known */
     if (reader->run_peak_bytes > sum.peak_live_bytes)
         sum.peak_live_bytes = reader->run_peak_bytes;
     if (reader->run_peak_rss_bytes > sum.peak_rss_bytes)
         sum.peak_rss_bytes = reader->run_peak_rss_bytes;
-    return mt_store_run_end(reader->store, reader->run_id, &sum, end);
+    if (reader->unattached)
+        err = mt_store_loss(reader->store, reader->run_id, 0, loss_name(MT_LOSS_ATTACH), reader->unattached);
+    return err < 0 ? err : mt_store_run_end(reader->store, reader->run_id, &sum, end);
 }
 
 static void acknowledge(struct target *target, bool with_sites)

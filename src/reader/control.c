@@ -215,6 +215,8 @@ static void on_hello(struct reader *reader, struct client *client, struct packet
             packet->fd = -1;
             reader->started = true;
             root = target->is_root;
+        } else {
+            reader->unattached++;
         }
     }
     if (error)

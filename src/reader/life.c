@@ -116,6 +116,12 @@ struct target *life_hello(struct reader *reader, int pid, int segment_fd, int *r
         *ret_error = ENOMEM;
         return NULL;
     }
+    /* It did not live to see the answer, so it has recorded nothing; and nobody would ever tell of its end. */
+    if (is_new && target->pidfd == -ESRCH) {
+        life_free(target);
+        *ret_error = ESRCH;
+        return NULL;
+    }
     target->live = mt_live_create();
     err = target->live ? attach_segment(target, segment_fd) : -ENOMEM;
     if (err < 0) {

@@ -67,9 +67,10 @@ static int keep_only(int fd, bool keep_stderr)
 
 static void raise_limit(int resource)
 {
-    struct rlimit limit;
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
 
-    if (getrlimit(resource, &limit) == 0) {
+    /* The hard limit is for root to lift, the soft one for anybody, up to that. */
+    if (setrlimit(resource, &limit) < 0 && getrlimit(resource, &limit) == 0) {
         limit.rlim_cur = limit.rlim_max;
         setrlimit(resource, &limit);
     }

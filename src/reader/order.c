@@ -79,6 +79,23 @@ static void give_up(struct drain *d, struct ring *ring)
     give_back(ring);
 }
 
+/* decode_length(), without a call for the two kinds of record that nearly all are. */
+static MT_ALWAYS_INLINE uint32_t length_of(const uint64_t *words, uint64_t left)
+{
+    uint32_t type, stamped, push;
+
+    if (MT_LIKELY(left >= 3)) {
+        type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
+        stamped = !!(words[0] & MT_RECORD_STAMPED);
+        if (type == MT_RECORD_FREE)
+            return 1 + stamped;
+        push = words[1 + stamped] & UINT16_MAX;
+        if (type == MT_RECORD_ALLOC && push <= MT_RECORD_PUSH_MAX && 2 + stamped + (push + 1) / 2 <= left)
+            return 2 + stamped + (push + 1) / 2;
+    }
+    return left ? decode_length(words, left) : 0;
+}
+
 /* Finds the ring's next record; false if there is none up to its limit. */
 static bool next_record(struct drain *d, struct ring *ring)
 {
@@ -86,7 +103,7 @@ static bool next_record(struct drain *d, struct ring *ring)
 
     for (;;) {
         left = ring->used - ring->at;
-        ring->record_words = left ? decode_length(ring->buffer + ring->at, left) : 0;
+        ring->record_words = length_of(ring->buffer + ring->at, left);
         if (MT_LIKELY(ring->record_words))
             break;
         if (ring->tail == ring->limit || left == CHUNK_WORDS) {
@@ -106,14 +123,19 @@ static bool next_record(struct drain *d, struct ring *ring)
     return true;
 }
 
+enum { NODE_AHEAD = 6 }; /* changes between asking for a node and comparing its frames */
+
 static void flush_events(struct drain *d)
 {
     struct tables *tables = &d->target->tables;
 
     for (size_t i = 0; i < d->change_count; i++) {
         const struct stack_change *change = &d->changes[i];
-        uint32_t node = stacks_resolve(tables, change->stack, change, d->frames + change->frames);
+        uint32_t node;
 
+        if (i + NODE_AHEAD < d->change_count)
+            stacks_prefetch(tables, change[NODE_AHEAD].hash);
+        node = stacks_resolve(tables, change->stack, change, d->frames + change->frames);
         if (MT_LIKELY(change->event < BATCH_EVENTS)) {
             d->events[change->event].node = node;
             mt_live_prefetch_node(d->target->live, node);
@@ -124,18 +146,19 @@ static void flush_events(struct drain *d)
 }
 
 /* The record's change to its ring's stack; the node is found when the batch is applied. */
-static void change_stack(struct drain *d, struct ring *ring, const struct decoded *record, bool has_event)
+static void change_stack(
+    struct drain *d, struct ring *ring, uint32_t keep, uint32_t push, const uint64_t *words, bool has_event)
 {
     struct stack_change *change;
     uint64_t frame_capacity = d->target->layout.frame_capacity;
     uint32_t *frames;
     int err;
 
-    if (MT_UNLIKELY(d->frame_count + record->push > BATCH_FRAMES || d->change_count == BATCH_EVENTS))
+    if (MT_UNLIKELY(d->frame_count + push > BATCH_FRAMES || d->change_count == BATCH_EVENTS))
         flush_events(d);
     frames = d->frames + d->frame_count;
-    for (uint32_t i = 0; i < record->push; i++) {
-        frames[i] = (uint32_t)(record->frames[i / 2] >> (i % 2 * 32));
+    for (uint32_t i = 0; i < push; i++) {
+        frames[i] = (uint32_t)(words[i / 2] >> (i % 2 * 32));
         if (MT_UNLIKELY(frames[i] >= frame_capacity)) {
             frames[i] = 0;
             d->target->lost_decode++;
@@ -143,16 +166,16 @@ static void change_stack(struct drain *d, struct ring *ring, const struct decode
     }
     change = &d->changes[d->change_count];
     *change = (struct stack_change){.stack = &ring->stack,
-        .keep = record->keep,
-        .push = record->push,
+        .keep = keep,
+        .push = push,
         .frames = (uint32_t)d->frame_count,
-        .event = !has_event || record->event.type == MT_RECORD_STACK ? BATCH_EVENTS : (uint32_t)d->event_count};
+        .event = has_event ? (uint32_t)d->event_count : BATCH_EVENTS};
     err = stacks_change(&d->target->tables, &ring->stack, change, frames);
     if (MT_UNLIKELY(err < 0)) {
         d->target->lost_decode++; /* the event has the empty stack */
         return;
     }
-    d->frame_count += record->push;
+    d->frame_count += push;
     d->change_count++;
 }
 
@@ -197,34 +220,64 @@ static bool is_plain(uint32_t type)
     return (type >= MT_RECORD_ALLOC && type <= MT_RECORD_HEAP_FREE);
 }
 
+/* Records that are rarer than blocks coming and going. */
+static MT_NOINLINE void take_other(struct drain *d, struct ring *ring, uint64_t stamp)
+{
+    struct decoded record;
+    bool understood = decode_record(ring->buffer + ring->at, ring->record_words, &record), plain;
+
+    plain = understood && is_plain(record.event.type);
+    if (record.frames)
+        change_stack(d, ring, record.keep, record.push, record.frames, plain);
+    if (MT_UNLIKELY(!understood)) {
+        d->target->lost_decode++;
+        return;
+    }
+    record.event.thread = ring->thread;
+    record.event.stamp = stamp;
+    if (plain)
+        d->events[d->event_count++] = record.event;
+    else if (record.event.type != MT_RECORD_STACK && record.event.type != MT_RECORD_TIME)
+        apply_special(d, ring, &record);
+}
+
 /* Applies the record at hand and moves on behind it. */
-static void take_record(struct drain *d, struct ring *ring)
+static MT_ALWAYS_INLINE void take_record(struct drain *d, struct ring *ring)
 {
     struct target *target = d->target;
-    struct decoded record;
-    bool understood = decode_record(ring->buffer + ring->at, ring->record_words, &record);
+    const uint64_t *words = ring->buffer + ring->at;
+    uint64_t stamp = d->stamps_are_times ? ring->record_stamp : d->now_stamp, address = words[0] >> MT_RECORD_OPERAND_SHIFT;
+    uint32_t type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
+    struct mt_event *event;
 
-    if (record.frames)
-        change_stack(d, ring, &record, understood);
-    if (MT_UNLIKELY(!understood)) {
-        target->lost_decode++;
-    } else {
-        record.event.thread = ring->thread;
-        record.event.stamp = d->stamps_are_times ? ring->record_stamp : d->now_stamp;
-        if (MT_UNLIKELY(target->exec_ring == ring)) { /* the thread lives on: its exec failed */
-            target->exec_seen = false;
-            target->exec_ring = NULL;
-        }
-        if (record.event.stamp > target->newest)
-            target->newest = record.event.stamp;
-        if (MT_LIKELY(is_plain(record.event.type))) {
-            d->events[d->event_count++] = record.event;
-            if (d->event_count == BATCH_EVENTS)
-                flush_events(d);
-        } else if (record.event.type != MT_RECORD_STACK && record.event.type != MT_RECORD_TIME) {
-            apply_special(d, ring, &record);
-        }
+    if (MT_UNLIKELY(target->exec_ring == ring)) { /* the thread lives on: its exec failed */
+        target->exec_seen = false;
+        target->exec_ring = NULL;
     }
+    if (stamp > target->newest)
+        target->newest = stamp;
+    if (MT_LIKELY(type == MT_RECORD_ALLOC || type == MT_RECORD_FREE) && MT_LIKELY(address)) {
+        uint64_t what = 0;
+
+        if (type == MT_RECORD_ALLOC) {
+            const uint64_t *fixed = words + 1 + !!(words[0] & MT_RECORD_STAMPED);
+
+            what = *fixed;
+            change_stack(d, ring, (uint32_t)(what >> 16) & UINT16_MAX, (uint32_t)what & UINT16_MAX, fixed + 1, true);
+        }
+        event = &d->events[d->event_count++];
+        event->stamp = stamp;
+        event->address = address;
+        event->size = what >> 32;
+        event->node = 0;
+        event->extra = 0;
+        event->thread = ring->thread;
+        event->type = type;
+    } else {
+        take_other(d, ring, stamp);
+    }
+    if (MT_UNLIKELY(d->event_count == BATCH_EVENTS))
+        flush_events(d);
     ring->newest = ring->record_stamp;
     ring->at += ring->record_words;
     ring->record_words = 0;

@@ -217,6 +217,7 @@ struct reader {
     uint64_t done_live_bytes;
     uint64_t run_live_bytes, run_peak_bytes;
     uint64_t run_peak_rss_bytes;
+    uint64_t unattached; /* processes that said hello and could not be taken in */
     int root_pid; /* as the target sees it; 0: not known */
     bool root_ended;
     struct mt_store_end root_end;
@@ -284,6 +285,12 @@ uint32_t stacks_resolve(
     struct tables *tables, struct ring_stack *stack, const struct stack_change *change, const uint32_t *frames);
 void stacks_finish(struct ring_stack *stack);
 
+/* A change with this hash is about to be resolved. */
+static inline void stacks_prefetch(const struct tables *tables, uint64_t hash)
+{
+    __builtin_prefetch(&tables->nodes[tables->slots[hash & tables->slot_mask].node]);
+}
+
 /* life.c */
 struct target *life_hello(struct reader *reader, int pid, int segment_fd, int *ret_error);
 void life_forked(struct reader *reader, struct target *parent, int pid_there);
@@ -328,6 +335,7 @@ int open_wait(struct reader *reader, unsigned patience_ms);
 int open_run(struct reader *reader, struct mt_store *store, int64_t *ret_run_id);
 
 /* write.c: rows of one process */
+const char *loss_name(enum mt_loss_reason reason);
 void write_totals(const struct target *target, struct mt_store_totals *ret);
 int write_begin(struct reader *reader, struct target *target);
 int write_site_ids(struct reader *reader, struct target *target);

@@ -26,6 +26,11 @@ static const struct loss_name loss_names[MT_LOSS_COUNT] = {
 
 /* ---- totals ------------------------------------------------------------------------------------------------------ */
 
+const char *loss_name(enum mt_loss_reason reason)
+{
+    return loss_names[reason].name;
+}
+
 static uint64_t lost_by(const struct target *target, unsigned reason)
 {
     uint64_t lost = target->header ? mt_load_relaxed(&target->header->lost[reason]) : target->lost[reason];

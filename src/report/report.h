@@ -52,6 +52,8 @@ void mt_table_note(struct mt_table *table, const char *text);
 size_t mt_table_rows(const struct mt_table *table);
 /* Returns 0, or -ENOMEM if a cell is missing for want of memory. */
 int mt_table_print(const struct mt_table *table, FILE *to);
+/* How many columns do not fit the terminal behind `to` at all. */
+int mt_table_beyond(const struct mt_table *table, FILE *to);
 
 /* ---- JSON: an array of objects, written as it comes */
 struct mt_json {

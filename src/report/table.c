@@ -157,6 +157,18 @@ static void fit(const struct mt_table *table, int limit, int *widths)
     }
 }
 
+int mt_table_beyond(const struct mt_table *table, FILE *to)
+{
+    int limit = mt_report_width(to), widths[COLUMNS_MAX], at = 0, beyond = 0;
+
+    fit(table, limit, widths);
+    for (int c = 0; limit > 0 && c < table->column_count; c++) {
+        beyond += widths[c] >= 0 && at >= limit;
+        at += widths[c] >= 0 ? widths[c] + GAP : 0;
+    }
+    return beyond;
+}
+
 static void pad(FILE *to, int columns)
 {
     if (columns > 0)

@@ -16,7 +16,7 @@
  */
 enum mt_rule_kind {
     MT_RULE_NONE = 0, /* not known: learn it */
-    MT_RULE_SP,       /* CFA = sp + offset */
+    MT_RULE_SP,       /* CFA = sp + offset; this and the next two fit two bits */
     MT_RULE_BP,       /* CFA = bp + offset */
     MT_RULE_END,      /* outermost frame */
     MT_RULE_SIGNAL,   /* signal trampoline: the interrupted registers are in the frame */
@@ -66,44 +66,25 @@ struct mt_learnt {
 
 /* ---- rule.c: all but the look-up under the lock ---- */
 int mt_rules_init(struct mt_stack *stack);
-mt_rule mt_rule_learn(struct mt_stack *stack, uintptr_t pc); /* under no lock; what mt_rule_get does on a miss */
+mt_rule mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc); /* what mt_rule_get does on a miss of its cache */
 void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end);
 
-struct mt_rule_entry {
-    uint64_t pc;
-    uint64_t rule;
-};
-
-struct mt_rule_table {
-    uint64_t mask;
-    uint64_t used;
-    struct mt_rule_entry entries[];
-};
-
-static MT_ALWAYS_INLINE uint64_t mt_rule_slot(uintptr_t pc)
-{
-    return (pc * UINT64_C(0x9e3779b97f4a7c15)) >> 32;
-}
-
-static MT_ALWAYS_INLINE mt_rule mt_rule_find(const struct mt_rule_table *t, uintptr_t pc)
-{
-    for (uint64_t i = mt_rule_slot(pc);; i++) {
-        const struct mt_rule_entry *e = &t->entries[i & t->mask];
-        uint64_t key = mt_load_acquire(&e->pc); /* U2 */
-
-        if (MT_LIKELY(key == pc))
-            return mt_load_relaxed(&e->rule);
-        if (key == 0)
-            return MT_RULE_NONE;
-    }
-}
-
+/*
+ * In front of the table: common rules in one word each, eight to a cache line, found by their only possible place. The pc, of 48 bits, times an
+ * odd constant is a permutation: its upper bits are the place, and the lower ones, kept in the entry, tell the pc from all others. Any
+ * thread writes where there is nothing yet; what has no place here is in the table.
+ *   bits 0-1 kind (SP, BP or END), 2-5 bp words (negated), 6-14 CFA words, 15-29 frame, 30-63 lower bits of the product
+ */
 /* The rule of a pc; any thread; learns it on a miss. */
 static MT_ALWAYS_INLINE mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc)
 {
-    mt_rule rule = mt_rule_find(mt_load_acquire(&stack->rules), pc); /* U1 */
+    uint64_t product = mt_front_product(pc);
+    uint64_t entry = mt_load_relaxed(&stack->front[product >> MT_FRONT_TAG_BITS]);
 
-    return MT_LIKELY(rule != MT_RULE_NONE) ? rule : mt_rule_learn(stack, pc);
+    if (MT_LIKELY((entry >> (64 - MT_FRONT_TAG_BITS)) == (product & (UINT64_MAX >> (64 - MT_FRONT_TAG_BITS))) && (entry & 3) && !(pc >> 48)))
+        return mt_rule_make((enum mt_rule_kind)(entry & 3), -(int64_t)((entry >> 2) & 15), (int64_t)((entry >> 6) & 511),
+            (uint32_t)(entry >> 15) & 0x7fff);
+    return mt_rule_get_slowly(stack, pc);
 }
 
 /* ---- learn.c: under the lock, with mt_stack_internal set ---- */

@@ -313,7 +313,12 @@ void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt)
     memset(ret_learnt, 0, sizeof *ret_learnt);
     step_made_up(pc, SP1, BP1, &a);
     if (!a.found) {
-        ret_learnt->kind = MT_RULE_CUT;
+        /*
+         * No call returns to the first byte of a function with nothing known of the byte before it. The root of a made-up stack does: makecontext()'s
+         * is __start_context.
+         */
+        step_made_up(pc + 1, SP1, BP1, &a);
+        ret_learnt->kind = a.found ? MT_RULE_END : MT_RULE_CUT;
         return;
     }
     if (a.step == 0) {

@@ -167,14 +167,15 @@ bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, con
     struct mt_memo *memo = &thread->memo;
     struct mt_registers r = *registers;
     uint64_t generation = (uint64_t)mt_load_relaxed(&stack->rule_generation) << 32 | mt_load_relaxed(&stack->unmap_generation);
-    size_t kept = memo->count, fresh = 0; /* kept: states[0 .. kept) may still be met */
+    size_t last = memo->count;            /* of the previous stack */
+    size_t kept = last, fresh = 0;        /* kept: states[0 .. kept) may still be met */
 
     /* An interrupted capture that never comes back (longjmp) leaves no half-made list. */
     memo->count = 0;
     mt_compiler_fence();
     if (MT_UNLIKELY(memo->generation != generation)) {
         memo->generation = generation;
-        kept = 0;
+        kept = last = 0;
     }
     for (;;) {
         struct mt_memo_state *s;
@@ -207,7 +208,11 @@ bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, con
             kept = stop;
             continue;
         }
-        rule = mt_rule_get(stack, r.pc);
+        /* Allocations come through the same few functions: as often as not this is the frame that was in this place last time. */
+        if (fresh < last && memo->states[last - 1 - fresh].pc == r.pc)
+            rule = memo->states[last - 1 - fresh].rule;
+        else
+            rule = mt_rule_get(stack, r.pc);
         if (MT_UNLIKELY(fresh == memo->capacity) && !grow(stack, memo, fresh))
             return false;
         s = &memo->fresh[fresh++];

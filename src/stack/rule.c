@@ -15,11 +15,22 @@
 #include "stack/arch/x86_64/registers.h"
 #endif
 
+struct entry {
+    uint64_t pc;
+    uint64_t rule;
+};
+
+struct mt_rule_table {
+    uint64_t mask;
+    uint64_t used;
+    struct entry entries[];
+};
+
 #define FIRST_ENTRIES 8192u
 
 static struct mt_rule_table *new_table(struct mt_stack *stack, uint64_t entries)
 {
-    struct mt_rule_table *t = mt_stack_pages(stack, sizeof *t + entries * sizeof(struct mt_rule_entry));
+    struct mt_rule_table *t = mt_stack_pages(stack, sizeof *t + entries * sizeof(struct entry));
 
     if (t)
         t->mask = entries - 1;
@@ -32,14 +43,35 @@ int mt_rules_init(struct mt_stack *stack)
 
     if (!t)
         return -ENOMEM;
+    stack->front = mt_stack_pages(stack, MT_FRONT_ENTRIES * sizeof *stack->front);
+    if (!stack->front)
+        return -ENOMEM;
     mt_store_release(&stack->rules, t); /* U1 */
     return 0;
 }
 
+static MT_ALWAYS_INLINE uint64_t slot_of(uintptr_t pc)
+{
+    return (pc * UINT64_C(0x9e3779b97f4a7c15)) >> 32;
+}
+
+static MT_ALWAYS_INLINE mt_rule find(const struct mt_rule_table *t, uintptr_t pc)
+{
+    for (uint64_t i = slot_of(pc);; i++) {
+        const struct entry *e = &t->entries[i & t->mask];
+        uint64_t key = mt_load_acquire(&e->pc); /* U2 */
+
+        if (key == pc)
+            return mt_load_relaxed(&e->rule);
+        if (key == 0)
+            return MT_RULE_NONE;
+    }
+}
+
 static void put(struct mt_rule_table *t, uintptr_t pc, mt_rule rule)
 {
-    for (uint64_t i = mt_rule_slot(pc);; i++) {
-        struct mt_rule_entry *e = &t->entries[i & t->mask];
+    for (uint64_t i = slot_of(pc);; i++) {
+        struct entry *e = &t->entries[i & t->mask];
 
         if (e->pc == pc) {
             mt_store_relaxed(&e->rule, rule);
@@ -66,7 +98,7 @@ static int grow(struct mt_stack *stack)
             put(t, old->entries[i].pc, old->entries[i].rule);
     mt_store_release(&stack->rules, t); /* U1 */
     /* Whole pages behind the first: the header with the mask stays readable. */
-    old_bytes = sizeof *old + (old->mask + 1) * sizeof(struct mt_rule_entry);
+    old_bytes = sizeof *old + (old->mask + 1) * sizeof(struct entry);
     mt_sys_madvise((char *)old + MT_PAGE_BYTES, mt_round_up(old_bytes, MT_PAGE_BYTES) - MT_PAGE_BYTES, MADV_DONTNEED);
     stack->private_bytes -= old_bytes;
     return 0;
@@ -136,19 +168,42 @@ static void learn_missed(void *context)
         put(stack->rules, m->pc, m->rule);
 }
 
-mt_rule MT_COLD mt_rule_learn(struct mt_stack *stack, uintptr_t pc)
+static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)
 {
     struct missed m = {stack, pc, 0};
     uint64_t signals;
 
     mt_sys_signals_block(&signals);
     mt_lock_acquire(stack->lock);
-    m.rule = mt_rule_find(stack->rules, pc);
+    m.rule = find(stack->rules, pc);
     if (m.rule == MT_RULE_NONE)
         mt_on_slow_stack(learn_missed, &m);
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
     return m.rule;
+}
+
+/* Puts a rule into the cache in front of the table, if it fits and the place is free. */
+static void put_in_front(struct mt_stack *stack, uintptr_t pc, mt_rule rule)
+{
+    uint64_t product = mt_front_product(pc), *entry = &stack->front[product >> MT_FRONT_TAG_BITS];
+    int64_t bp_words = -mt_rule_bp_bytes(rule) / (int64_t)sizeof(uintptr_t), cfa_words = mt_rule_cfa_bytes(rule) / (int64_t)sizeof(uintptr_t);
+    enum mt_rule_kind kind = mt_rule_kind(rule);
+
+    if ((kind == MT_RULE_SP || kind == MT_RULE_BP || kind == MT_RULE_END) && bp_words >= 0 && bp_words < 16 && cfa_words >= 0 &&
+        cfa_words < 512 && mt_rule_frame(rule) < 0x8000 && !(pc >> 48) && !mt_load_relaxed(entry))
+        mt_store_relaxed(entry, (product << (64 - MT_FRONT_TAG_BITS)) | (uint64_t)mt_rule_frame(rule) << 15 | (uint64_t)cfa_words << 6 |
+                (uint64_t)bp_words << 2 | kind);
+}
+
+mt_rule MT_NOINLINE mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc)
+{
+    mt_rule rule = find(mt_load_acquire(&stack->rules), pc); /* U1 */
+
+    if (MT_UNLIKELY(rule == MT_RULE_NONE))
+        rule = miss(stack, pc);
+    put_in_front(stack, pc, rule);
+    return rule;
 }
 
 void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end)
@@ -159,5 +214,8 @@ void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end)
     for (uint64_t i = 0; i <= t->mask; i++)
         if (t->entries[i].pc >= start && t->entries[i].pc < end)
             mt_store_relaxed(&t->entries[i].rule, (uint64_t)MT_RULE_NONE);
+    /* Few programs close libraries, and what is still good is soon here again. */
+    for (uint32_t i = 0; i < MT_FRONT_ENTRIES; i++)
+        mt_store_relaxed(&stack->front[i], UINT64_C(0));
     mt_fetch_add_relaxed(&stack->rule_generation, 1u);
 }

@@ -50,6 +50,7 @@ struct mt_stack {
     struct mt_writer *writer;
     struct mt_lock *lock;
     struct mt_rule_table *rules;   /* published with release, read with acquire */
+    uint64_t *front;               /* a cache of rules (internal.h) */
     struct mt_module_table *modules; /* under lock */
     uint32_t cut_frame;            /* the frame that stands for code without a rule; valid if cut_frame_known */
     bool cut_frame_known;
@@ -135,6 +136,22 @@ static inline void mt_stack_forget(struct mt_stack_thread *thread)
 {
     thread->frame_count = 0;
     thread->memo.count = 0;
+}
+
+/* The place of a pc in the cache of rules (internal.h). */
+#define MT_FRONT_BITS 14
+#define MT_FRONT_TAG_BITS (48 - MT_FRONT_BITS)
+#define MT_FRONT_ENTRIES (UINT32_C(1) << MT_FRONT_BITS)
+
+static MT_ALWAYS_INLINE uint64_t mt_front_product(uintptr_t pc)
+{
+    return (pc * UINT64_C(0x9e3779b97f4a7c15)) & (UINT64_MAX >> 16);
+}
+
+/* A capture that begins at this pc is about to come. */
+static MT_ALWAYS_INLINE void mt_stack_prefetch(const struct mt_stack *stack, uintptr_t pc)
+{
+    __builtin_prefetch(&stack->front[mt_front_product(pc) >> MT_FRONT_TAG_BITS]);
 }
 
 /* After a dlclose: forgets rules and modules of objects that are no longer mapped. */

@@ -117,18 +117,24 @@ bool MT_COLD mt_stack_extend_ranges(struct mt_stack *stack, struct mt_stack_thre
 
     for (unsigned i = 0; i < MT_STACK_RANGES; i++) {
         range = &thread->ranges[i];
-        if (!range->high || range->generation != generation)
-            continue;
-        if (address >= range->low && address < range->high) {
+        if (range->high && range->generation == generation && address >= range->low && address < range->high) {
             struct mt_stack_range swap = thread->ranges[0];
 
             thread->ranges[0] = *range;
             *range = swap;
             return true;
         }
+    }
+    /* A neighbour is stretched, unless there is a gap (the guard page of another stack) between. */
+    for (unsigned i = 0; i < MT_STACK_RANGES; i++) {
+        range = &thread->ranges[i];
+        if (!range->high || range->generation != generation)
+            continue;
         if (address >= range->high && address - range->high < PROBE_SPAN) {
             range->high = probe_up(range->high, page);
-            return address < range->high;
+            if (address < range->high)
+                return true;
+            break;
         }
         if (address < range->low && range->low - address < PROBE_SPAN / 4) {
             if (probe_up(page, range->low - MT_PAGE_BYTES) != range->low)

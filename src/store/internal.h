@@ -99,7 +99,8 @@ void id_map_clear(struct id_map *map);
     X(VERDICT_ADD, "INSERT OR REPLACE INTO verdict VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, nullif(?11, 0))")   \
     X(COHORT_CLEAR, "DELETE FROM cohort WHERE process_id = ?1")                                                        \
     X(COHORT_ADD, "INSERT OR REPLACE INTO cohort VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                             \
-    X(LOSS_SET, "INSERT OR REPLACE INTO loss_count VALUES (?1, ?2, ?3, ?4)")
+    X(LOSS_SET, "INSERT OR REPLACE INTO loss_count VALUES (?1, ?2, ?3, ?4)")                                           \
+    X(LOSS_NOT_DEAD, "DELETE FROM loss_count WHERE run_id = ?1 AND process_id = 0 AND reason = 'reader-gone'")
 
 enum store_statement {
 #define STORE_STATEMENT_SYMBOL_(symbol, sql) S_##symbol,

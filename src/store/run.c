@@ -41,6 +41,7 @@ int mt_store_run_end(
     struct mt_store *store, int64_t run_id, const struct mt_store_totals *totals, const struct mt_store_end *root_end)
 {
     const char *status = "complete";
+    int r;
 
     if (root_end->kind == MT_END_RUNNING)
         status = "running";
@@ -48,6 +49,9 @@ int mt_store_run_end(
         status = "lossy";
     else if (root_end->kind == MT_END_SIGNAL || root_end->kind == MT_END_ABORT)
         status = "killed";
+    /* A reader that could not be seen from another pid namespace has been taken for dead there (end_dead()). */
+    if (root_end->kind != MT_END_RUNNING && (r = store_run(store, S_LOSS_NOT_DEAD, "i", run_id)) < 0)
+        return r;
     /* -1, "not known", becomes NULL in the statements */
     return store_run(store, S_RUN_END, "itin" TOTALS_TYPES, run_id, status, root_end->ended_ns, root_end->exit_status,
         TOTALS_VALUES(totals));

@@ -32,7 +32,9 @@ MT_ENVIRONMENT(MT_ENV_SYMBOL_)
     X(RING_MEMORY, "ring-memory", L, "no ring could be had for a thread")                                              \
     X(DECODE, "decode", L, "a record that the reader could not understand")                                            \
     X(NESTED, "nested", L, "an event inside the library's own work")                                                   \
+    X(ATTACH, "attach", L, "a process that could not be taken in (its segment found no room in the reader)")           \
     X(DATABASE, "database", L, "the database could not be written")                                                    \
+    X(SANDBOX, "sandbox", L, "the program's system call filter left no room for recording")                            \
     X(STACK_MEMORY, "stack-memory", D, "no memory to intern a stack: the event has an empty stack")                    \
     X(STACK_RULE, "stack-rule", D, "a stack cut where no unwind rule could be found")                                  \
     X(STACK_READ, "stack-read", D, "a stack cut where stack memory could not be read")                                 \

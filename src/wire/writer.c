@@ -4,7 +4,8 @@
  * The whole file is never mapped in the target: an mlockall() there would then populate it, and the target's virtual size would
  * lie. The descriptor is not kept either, for the target may count or close descriptors. So a further window is had
  * by mremap() with an old length of 0, which maps the pages of a shared mapping a second time and may reach beyond its
- * end; the unwanted beginning is unmapped.
+ * end; the unwanted beginning is unmapped. A page of each table stays mapped for that, so that the stretch is never longer than what is in use,
+ * and a program under RLIMIT_AS has its windows as long as it has room for them.
  */
 #include "wire/writer.h"
 
@@ -28,6 +29,7 @@
 #define STRING_CAPACITY (16u << 20)
 #define FRAME_CAPACITY (4u << 20)
 #define DATA_BYTES (UINT64_C(12) << 30)
+#define SCALE_MAX 256u
 #define SMALL_WINDOW_BYTES (64u << 10)
 #define DIR_OFFSET MT_PAGE_BYTES
 #define HEAD_BYTES (MT_PAGE_BYTES + RING_DIR_CAPACITY * sizeof(uint64_t))
@@ -56,18 +58,23 @@ static uint64_t lay_out(struct mt_segment_header *h, uint64_t scale)
 
 static int create_file(struct mt_segment_header *h, int *ret_fd)
 {
-    uint64_t limit = UINT64_MAX;
+    uint64_t limit = UINT64_MAX, reader_room = UINT64_MAX;
     struct rlimit rl;
     int fd, r = -EFBIG;
 
     if (mt_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &rl) == 0)
         limit = rl.rlim_cur;
+    /* A reader that this process starts maps the whole file, under the same hard limit. */
+    if (mt_sys4(SYS_prlimit64, 0, RLIMIT_AS, NULL, &rl) == 0 && rl.rlim_max != RLIM_INFINITY)
+        reader_room = rl.rlim_max / 2;
     fd = (int)mt_sys2(SYS_memfd_create, "memtrace", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return fd;
-    for (uint64_t scale = 1; scale <= 256; scale *= 4) {
+    for (uint64_t scale = 1; scale <= SCALE_MAX; scale *= 4) {
+        uint64_t bytes = lay_out(h, scale);
+
         /* Beyond RLIMIT_FSIZE the call would raise SIGXFSZ: never ask. */
-        if (lay_out(h, scale) > limit)
+        if (bytes > limit || (bytes > reader_room && scale < SCALE_MAX))
             continue;
         r = (int)mt_sys2(SYS_ftruncate, fd, h->file_bytes);
         if (r == 0)
@@ -87,6 +94,32 @@ static void shield(void *p, uint64_t size_bytes)
 {
     mt_sys_madvise(p, size_bytes, MADV_DONTFORK);
     mt_sys_madvise(p, size_bytes, MADV_DONTDUMP);
+}
+
+static void lift_anchors(struct mt_writer *w)
+{
+    for (size_t i = 1; i < MT_WRITER_ANCHORS; i++)
+        if (w->anchors[i].base)
+            mt_sys_unmap(w->anchors[i].base, MT_PAGE_BYTES);
+}
+
+/* Those that cannot be had are done without. */
+static void make_anchors(struct mt_writer *w, int fd)
+{
+    const struct mt_segment_header *h = w->header;
+    const uint64_t offsets[MT_WRITER_ANCHORS] = {
+        0, h->module_offset, h->string_offset, h->frame_offset, h->data_offset};
+
+    w->anchors[0] = (struct mt_window){(char *)w->header, 0, HEAD_BYTES};
+    for (size_t i = 1; i < MT_WRITER_ANCHORS; i++) {
+        char *p = (char *)mt_sys6(
+            SYS_mmap, 0, MT_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (long)offsets[i]);
+
+        if (mt_sys_is_error(p))
+            continue;
+        shield(p, MT_PAGE_BYTES);
+        w->anchors[i] = (struct mt_window){p, offsets[i], MT_PAGE_BYTES};
+    }
 }
 
 int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
@@ -112,6 +145,7 @@ int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
     w.header = (struct mt_segment_header *)head;
     w.ring_dir = (uint64_t *)(head + DIR_OFFSET);
     *w.header = layout;
+    make_anchors(&w, fd);
     w.header->version = MT_WIRE_VERSION;
     w.header->flags = flags;
     w.header->pid = mt_sys_getpid();
@@ -147,6 +181,7 @@ void mt_writer_destroy(struct mt_writer *writer)
     drop_window(&writer->modules);
     drop_window(&writer->strings);
     drop_window(&writer->frames);
+    lift_anchors(writer);
     if (writer->header)
         mt_sys_unmap(writer->header, HEAD_BYTES);
     memset(writer, 0, sizeof *writer);
@@ -154,17 +189,23 @@ void mt_writer_destroy(struct mt_writer *writer)
 
 void *mt_writer_map(struct mt_writer *writer, uint64_t offset, uint64_t size_bytes)
 {
+    const struct mt_window *anchor = &writer->anchors[0];
+    uint64_t skip;
     char *p;
 
     if (offset + size_bytes > writer->header->file_bytes)
         return NULL;
-    p = (char *)mt_sys4(SYS_mremap, writer->header, 0, offset + size_bytes, MREMAP_MAYMOVE);
+    for (size_t i = 1; i < MT_WRITER_ANCHORS; i++)
+        if (writer->anchors[i].base && writer->anchors[i].offset <= offset)
+            anchor = &writer->anchors[i];
+    skip = offset - anchor->offset;
+    p = (char *)mt_sys4(SYS_mremap, anchor->base, 0, skip + size_bytes, MREMAP_MAYMOVE);
     if (mt_sys_is_error(p))
         return NULL;
-    if (offset)
-        mt_sys_unmap(p, offset);
-    shield(p + offset, size_bytes);
-    return p + offset;
+    if (skip)
+        mt_sys_unmap(p, skip);
+    shield(p + skip, size_bytes);
+    return p + skip;
 }
 
 /* The address of [at, at + bytes) of a table through its window, which moves on when left. Windows overlap nothing they need. */

@@ -19,15 +19,18 @@ struct mt_window {
     uint64_t size_bytes;
 };
 
+#define MT_WRITER_ANCHORS 5u
+
 struct mt_writer {
     struct mt_segment_header *header;
     uint64_t *ring_dir; /* first MT_WRITER_DIR_BYTES of the directory, mapped with the header */
     struct mt_window modules, strings, frames;
+    struct mt_window anchors[MT_WRITER_ANCHORS]; /* where further windows are stretched from, by offset: the head, a page of each table */
 };
 
 /*
  * Creates a sealed memfd with the tables laid out and the header filled in (pid, clocks, module 0); maps the header. Shrinks the file
- * to fit RLIMIT_FSIZE. *ret_fd is the memfd (close-on-exec): pass it to the reader and close it.
+ * to fit RLIMIT_FSIZE and RLIMIT_AS. *ret_fd is the memfd (close-on-exec): pass it to the reader and close it.
  * flags: enum mt_segment_flags. Returns 0 or -errno.
  */
 int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd);

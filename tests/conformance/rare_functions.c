@@ -1,4 +1,4 @@
-/* memalign, pvalloc and reallocarray count: heaptrack does not see the first two, bytehound panics on pvalloc. */
+/* memalign, valloc, pvalloc and reallocarray count: heaptrack does not see memalign and pvalloc, bytehound panics on valloc and pvalloc. */
 #include <malloc.h>
 
 #include "target.h"
@@ -7,6 +7,12 @@ static NOINLINE void by_memalign(void)
 {
     for (int i = 0; i < 5; i++)
         keep(memalign(64, 100));
+}
+
+static NOINLINE void by_valloc(void)
+{
+    for (int i = 0; i < 5; i++)
+        keep(valloc(200));
 }
 
 static NOINLINE void by_pvalloc(void)
@@ -24,6 +30,7 @@ static NOINLINE void by_reallocarray(void)
 int main(void)
 {
     by_memalign();
+    by_valloc();
     by_pvalloc();
     by_reallocarray();
     return 0;

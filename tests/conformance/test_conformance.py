@@ -1,4 +1,4 @@
-"""Every case of cases.py under memtrace, and the faults of disk and folder that need preparation."""
+"""Every case of cases.py under memtrace. Disks that are full and readers that are slow need preparation: tests/stress/test_faults.py."""
 
 import os
 import sys

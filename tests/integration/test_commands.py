@@ -31,6 +31,10 @@ class Commands(harness.Case):
         text = self.command("runs", "-d", self.db)
         self.assertIn("second", text)
         self.assertIn("basic", text)
+        self.assertEqual([r["run_id"] for r in json.loads(self.command("runs", "-d", self.db, "--json"))], [1, 2])
+        for run in ("2", "second"):
+            self.assertEqual([r["run_id"] for r in json.loads(self.command("runs", "-d", self.db, "--json", "--run", run))], [2])
+        self.assertEqual(memtrace("runs", "-d", self.db, "--run", "3").status, 3)
 
     def test_database_from_the_environment(self):
         self.assertIn("hold_ten", self.command("top", "--run", "1", env={"MEMTRACE_DB": self.db}))
@@ -39,15 +43,25 @@ class Commands(harness.Case):
         self.assertIn("hold_ten", self.command("top", "--run", "1", cwd=self.folder))
 
     def test_top_orders(self):
-        first = lambda *more: self.command("top", "-d", self.db, "--run", "1", "-n", "1", *more)
-        self.assertIn("raise_peak", first())
-        help_text = memtrace("top", "--help")
-        text = (help_text.out + help_text.err).decode()
-        for word in ("live", "total", "count", "temporary"):
-            self.assertIn(word, text)
+        for order, function, column, value in (
+                (None, "raise_peak", "peak_bytes", 3 << 20), ("peak", "raise_peak", "peak_bytes", 3 << 20),
+                ("live", "after_peak", "live_bytes", 1 << 20), ("total", "raise_peak", "allocated_bytes", 3 << 20),
+                ("count", "churn", "allocated_blocks", 1000), ("temporary", "churn", "temporary_blocks", 1000)):
+            with self.subTest(order):
+                arguments = ["top", "-d", self.db, "--run", "1", "-n", "1", *(["--by", order] if order else [])]
+                row, = json.loads(self.command(*arguments, "--json"))
+                self.assertEqual((row["function"], row[column]), (function, value))
+                heading, line = self.command(*arguments).splitlines()[-2:]
+                self.assertIn("FUNCTION", heading)
+                self.assertIn(function, line)
 
     def test_leaks_at_exit(self):
         self.assertIn("after_peak", self.command("leaks", "-d", self.db, "--run", "1"))
+        rows = json.loads(self.command("leaks", "-d", self.db, "--run", "1", "--json"))
+        self.assertEqual([(r["function"], r["verdict"], r["live_blocks"], r["live_bytes"]) for r in rows if r["heap"] == "malloc"], [
+            ("after_peak", "live-at-exit", 1, 1 << 20), ("after_peak", "live-at-exit", 1, 1 << 20), # two lines
+            ("hold_zeroed", "live-at-exit", 7, 1050), ("hold_ten", "live-at-exit", 10, 1000),
+            ("lag_by_two", "live-at-exit", 2, 48), ("hold_nothing", "live-at-exit", 5, 0)])
 
     def test_sql(self):
         query = "SELECT allocated_blocks, freed_blocks FROM runs ORDER BY run_id LIMIT 1"

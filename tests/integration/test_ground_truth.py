@@ -1,5 +1,7 @@
 """Equality of what top_allocators says with what small programs are known to do."""
 
+import os
+
 import harness
 from harness import target
 
@@ -90,6 +92,25 @@ class GroundTruth(harness.Case):
                                 "WHERE stack LIKE '%grow_vector%'")[0]
             self.assertEqual(tuple(sums), (11, 4 * 2047, 0))
 
+    def test_cxx_over_other_allocators(self):
+        """Allocators with C++ operators of their own, which in part call their malloc family by name: one record a block."""
+        for name in ("libjemalloc.so.2", "libtcmalloc_minimal.so.4"):
+            library = f"/usr/lib/x86_64-linux-gnu/{name}"
+            if not os.path.exists(library):
+                continue
+            with self.subTest(name):
+                self.db = f"{self.folder}/{name}.db"
+                result = self.trace(target("cxx"), preload=[library])
+                self.assertComplete(result)
+                self.assertConsistent(result)
+                self.check(result, {
+                    "hold_objects": (20, 960, 20, 960),
+                    "hold_arrays": (5, 2400, 5, 2400),
+                    "hold_aligned": (4, 1024, 4, 1024),
+                    "churn_objects": (300, 14400, 0, 0),
+                })
+                self.assertEqual(result.one("SELECT unmatched_frees FROM processes"), 0)
+
     def test_recursion_500_deep(self):
         result = self.trace(target("deep"))
         self.assertComplete(result)
@@ -116,6 +137,20 @@ class GroundTruth(harness.Case):
                 at = next(i for i, f in enumerate(frames) if name in f)
                 self.assertIn("visit", frames[at + 1])
                 self.assertIn("main", frames[at + 2])
+
+    def test_switched_stacks(self):
+        """Whole stacks, each to its root, though the thread hops between them."""
+        for verify in ("0", "1"):
+            with self.subTest(verify=verify):
+                self.db = f"{self.folder}/{verify}.db"
+                result = self.trace(os.path.join(os.environ["MT_CONFORMANCE"], "coroutines"), env={"MEMTRACE_VERIFY": verify})
+                self.assertComplete(result)
+                rows = result.query("SELECT stack, allocated_blocks n FROM top_allocators WHERE function = 'step_and_switch'")
+                self.assertEqual(sum(r["n"] for r in rows), 400)
+                for r in rows:
+                    frames = r["stack"].split(";")
+                    self.assertEqual(set(frames[:-2]), {"step_and_switch"})
+                    self.assertEqual(frames[-2], "coroutine")
 
     def test_short_threads(self):
         for result in self.both_ways(target("short_threads")):
@@ -221,6 +256,29 @@ class GroundTruth(harness.Case):
         snapshots = result.query("SELECT kind, label, SUM(live_bytes) b, SUM(live_blocks) n FROM snapshot_sites "
                                  "WHERE label IN ('late', 'halfway') GROUP BY 1, 2 ORDER BY 2")
         self.assertEqual([tuple(r) for r in snapshots], [("mark", "halfway", 3070, 4), ("snapshot", "late", 3714, 17)])
+
+    def test_samples_and_snapshots(self):
+        """Of a program that runs for a while and is killed: the four kinds of snapshots, and figures that fit together."""
+        counters = f"{self.folder}/counters"
+        with open(counters, "wb") as f:
+            f.write(bytes(4096))
+        result = self.trace("timeout", "-s", "KILL", "3", target("published"), counters)
+        process = result.one("SELECT * FROM processes ORDER BY process_id DESC LIMIT 1")
+        kinds = {r["kind"]: (r["n"], r["b"]) for r in result.query(
+            "SELECT n.kind, COUNT(DISTINCT snapshot_id) n, SUM(live_bytes) b FROM snapshot_sites n JOIN sites USING (site_id) "
+            "WHERE process_id = ? AND sites.heap = 'malloc' GROUP BY 1", process["process_id"])}
+        self.assertEqual(set(kinds), {"interval", "peak", "exit"})
+        self.assertEqual(kinds["peak"], (1, process["peak_live_bytes"]))
+        self.assertEqual(kinds["exit"], (1, process["live_bytes"]))
+        self.assertLess(kinds["interval"][0], 20)
+        samples = result.query("SELECT * FROM memory_samples WHERE process_id = ? ORDER BY at_ns", process["process_id"])
+        self.assertTrue(5 <= len(samples) <= 1000, len(samples))
+        for s in samples:
+            self.assertLessEqual(s["live_bytes"], process["peak_live_bytes"])
+            self.assertTrue(0 < s["rss_anon_bytes"] < s["rss_bytes"] < s["vms_bytes"], dict(s))
+            self.assertTrue(0 < s["rss_file_bytes"] < s["rss_bytes"], dict(s))
+            self.assertTrue(0 < s["overhead_bytes"] < s["rss_bytes"], dict(s))
+        self.assertGreaterEqual(process["peak_rss_bytes"], max(s["rss_bytes"] for s in samples))
 
     def test_api_untraced(self):
         result = harness.plain([target("api")])

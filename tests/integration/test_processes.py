@@ -1,6 +1,7 @@
 """Fork, exec and the ways to end: every process has its row, and nothing of it is lost."""
 
 import os
+import shutil
 import signal
 
 import harness
@@ -94,6 +95,32 @@ class Processes(harness.Case):
                 self.db = f"{self.folder}/{how}.db"
                 result = self.run_target("spawn", how=how, **options)
                 self.assertEqual(self.leaves(result), [2])
+
+    def test_follow_off_behind_the_hooks(self):
+        """system() and popen() take the environment as it is."""
+        result = self.run_target("shell", env={"MEMTRACE_FOLLOW": "0"})
+        self.assertEqual(self.leaves(result), [])
+        self.assertEqual(result.query("SELECT COUNT(*), SUM(processes) FROM runs")[0][:], (1, 1))
+
+    def test_relative_preload(self):
+        """A path that leads nowhere from another folder must not reach children, whichever way they are started."""
+        folder, name = os.path.split(harness.LIBRARY)
+        result = self.trace("sh", "-c", f"cd /; {target('processes')} shell; {target('processes')} fork; exit 3", cwd=folder,
+                            env={"LD_PRELOAD": f"./{name}"})
+        self.assertEqual((result.status, result.err), (3, b""))
+        self.assertEqual(self.leaves(result), [3, 5, 8, 25])
+
+    def test_preload_out_of_reach(self):
+        """A child that may not read the library (or is in a chroot without it) runs untraced, and nobody complains."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become somebody else")
+        hidden = f"{self.folder}/hidden"
+        os.mkdir(hidden, 0o700)
+        library = shutil.copy(harness.LIBRARY, hidden)
+        result = self.trace("setpriv", "--reuid", "65534", "--clear-groups", "sh", "-c", "/bin/echo $LD_PRELOAD-; exit 3",
+                            env={"LD_PRELOAD": library, "MEMTRACE_READER": harness.COMMAND})
+        self.assertEqual((result.status, result.out, result.err), (3, b"-\n", b""))
+        self.assertEqual(result.run()["processes"], 1)
 
     def test_ends(self):
         for how, kind, status in (("_exit", "_exit", 9), ("quick_exit", "_exit", 10), ("abort", "abort", 128 + signal.SIGABRT),

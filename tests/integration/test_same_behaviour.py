@@ -149,6 +149,25 @@ int main()
         subprocess.run(["g++", "-std=c++17", "-O2", "-pthread", source, "-o", f"{self.folder}/program"], check=True)
         self.same(f"{self.folder}/program")
 
+    def test_programs_in_a_sandbox(self):
+        """A system call filter that kills must not meet a call of memtrace's; what is not recorded for it is in the ledger."""
+        for which, lost, later_blocks in (("strict", 1, 0), ("few", 1, 0), ("harmless", 0, 1000), ("no-start", 0, 1000)):
+            with self.subTest(which):
+                self.db = f"{self.folder}/{which}.db"
+                plain = harness.plain([harness.target("sandbox"), which])
+                self.assertEqual(plain.status, 5)
+                result = self.trace(harness.target("sandbox"), which)
+                self.assertEqual((result.out, result.err, result.status), (plain.out, plain.err, plain.status))
+                self.assertEqual(result.function("before", ("allocated_blocks",))[0], 10)
+                self.assertEqual(result.function("after", ("allocated_blocks",))[0], later_blocks)
+                self.assertEqual((result.run()["lost_events"], result.run()["status"]),
+                                 (lost, "lossy" if lost else "complete"))
+                self.assertEqual([tuple(r) for r in result.query("SELECT reason, count FROM loss")],
+                                 [("sandbox", 1)] if lost else [])
+
+    def test_program_with_its_own_malloc(self):
+        self.same(harness.target("own_malloc"))
+
     def test_rust_program(self):
         if not shutil.which("rustc"):
             self.skipTest("rustc is not installed")

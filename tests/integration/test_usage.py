@@ -21,7 +21,7 @@ class Usage(harness.Case):
     def test_wrong_usage(self):
         for arguments in (["frobnicate"], ["loop"], ["diff", "1"], ["gate"], ["check"], ["scale", "x"], ["report"], ["export"], ["live"],
                           ["top", "--by", "size"], ["top", "-n", "many"], ["top", "--frob"], ["top", "extra"], ["leaks", "-n"],
-                          ["runs", "extra"], ["phases", "--by", "x"], ["sql"], ["sql", "SELECT 1", "SELECT 2"], ["mark"],
+                          ["runs", "extra"], ["phases", "--by", "x"], ["sql"], ["sql", "SELECT 1", "SELECT 2"], ["sql", "--run", "1", "SELECT 1"], ["mark"],
                           ["mark", "--pid", "x", "name"], ["run"], ["run", "--repeat", "0", "true"],
                           ["run", "--python", "maybe", "true"], ["version", "--frob"]):
             with self.subTest(arguments):

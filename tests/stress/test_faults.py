@@ -69,6 +69,7 @@ class Faults(harness.Case):
                 if "waits" in moment:
                     out, err = process.communicate(timeout=30)
                     self.assertEqual((process.returncode, out), (0, b"ready\n"), err)
+                    self.assertRegex(err, rb"\Amemtrace: the reader [^\n]+\n\Z")
                 else:
                     # It goes on: its own count grows long after the reader is gone.
                     def count():
@@ -81,8 +82,9 @@ class Faults(harness.Case):
                         time.sleep(0.1)
                     grown = count() - seen
                     process.kill()
-                    process.communicate(timeout=10)
+                    _, err = process.communicate(timeout=10)
                     self.assertGreater(grown, 1000000)
+                    self.assertRegex(err, rb"\Amemtrace: the reader [^\n]+\n\Z")
 
     def test_reader_stopped(self):
         """A reader that hangs (here: is stopped) is not waited for without end."""
@@ -102,6 +104,31 @@ class Faults(harness.Case):
                 os.kill(pid, signal.SIGCONT)
             process.stdout.close()
             process.stderr.close()
+        # Woken, it finds that its program is no more, and ends: whatever of the handshake it was stopped in.
+        deadline = time.monotonic() + 20
+        while self.readers(self.db) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(self.readers(self.db), [])
+
+    def test_slow_reader_loses_nothing(self):
+        """Rings fill while the reader stands still; threads wait, and no event is lost or counted twice."""
+        process = self.start(harness.target("threads"))
+        for _ in range(5):
+            readers = self.readers(self.db)
+            for pid in readers:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.6)
+            for pid in readers:
+                os.kill(pid, signal.SIGCONT)
+            time.sleep(0.02)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, err), (0, b""))
+        result = harness.Result(b"", b"", 0, self.db).wait_until_written()
+        self.assertConsistent(result)
+        self.assertEqual(result.function("produce", ("allocated_blocks", "live_blocks")), (160000, 0))
+        self.assertEqual(result.function("swap", ("allocated_blocks", "live_blocks")), (400000, 0))
+        self.assertEqual(result.function("regrow", ("allocated_blocks", "live_blocks")), (400000, 0))
+        self.assertEqual((result.run()["lost_events"], result.run()["status"]), (0, "complete"))
 
     @contextlib.contextmanager
     def small_disk(self, options="size=256k"):
@@ -138,6 +165,8 @@ class Faults(harness.Case):
                 plain = harness.plain([harness.target(name)])
                 result = self.trace(harness.target(name), db=f"{folder}/memtrace.db", env=LOG, written=False)
                 self.assertEqual((result.status, result.out), (plain.status, plain.out))
+                if b"memtrace" not in result.err:
+                    self.assertEqual(result.wait_until_written().run()["lost_events"], 0, name)
 
     def test_read_only_folder(self):
         with self.small_disk() as folder:
@@ -190,7 +219,17 @@ class Faults(harness.Case):
 
     def test_address_space_limit(self):
         for mib in (24, 40, 80, 200, 1000):
+            self.db = f"{self.folder}/{mib}.db"
             self.limited(resource.RLIMIT_AS, mib << 20, [harness.target("basic")])
+            result = harness.Result(b"", b"", 0, self.db)
+            if mib == 1000: # room enough for the reader, too, which has the same hard limit
+                run = result.wait_until_written().run()
+                self.assertEqual((run["allocated_blocks"], run["lost_events"], run["status"]), (1129, 0, "complete"))
+            elif os.path.exists(self.db): # else the reader had no room to start
+                run = result.wait_until_written().run()
+                self.assertIn((run["allocated_blocks"], run["lost_events"], run["status"]), ((1129, 0, "complete"), (0, 1, "lossy")))
+                if run["lost_events"]:
+                    self.assertEqual([tuple(r) for r in result.query("SELECT reason, count FROM loss")], [("attach", 1)])
 
     def test_process_limit(self):
         self.limited(resource.RLIMIT_NPROC, 0, [harness.target("basic")])

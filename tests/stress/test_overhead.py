@@ -33,7 +33,8 @@ print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
         print(f"# {self.id().split('.')[-1]}: {plain / MIB:.1f} MiB plain, {traced / MIB:.1f} MiB traced, "
               f"overhead_bytes {result.run()['overhead_bytes'] / MIB:.1f} MiB")
         self.assertLessEqual(traced, plain * 1.02 + 32 * MIB)
-        self.assertGreater(result.run()["overhead_bytes"], 0)
+        # It leaves out what is mapped from files (the library, libunwind), and peaks differ a little from run to run.
+        self.assertAlmostEqual(result.run()["overhead_bytes"], traced - plain, delta=8 * MIB)
 
     def test_sqlite(self):
         self.check(work.sqlite)

@@ -1,5 +1,5 @@
 /*
- * The table of live blocks against an array: crowded buckets, holes, growth, sizes and addresses at their limits, births that are halved.
+ * The table of live blocks against an array: crowded pages, holes, growth, sizes and addresses at their limits, births whose unit grows.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -37,7 +37,8 @@ static void assert_same(const struct mt_block *a, const struct mt_block *b)
 static void compare(const struct mt_blocks *blocks, const struct mt_block *plain)
 {
     struct mt_block block;
-    size_t cursor = 0, seen = 0, expected = 0;
+    struct mt_blocks_cursor cursor = {0};
+    size_t seen = 0, expected = 0;
 
     while (mt_blocks_next(blocks, &cursor, &block)) {
         assert_same(&block, &plain[block.address / 16 - 1]);
@@ -62,7 +63,7 @@ static void run(uint64_t seed, unsigned fill, unsigned steps)
 
         if (rng(10) < fill) {
             block = (struct mt_block){.address = (at + 1) * 16,
-                .size = rng(20) ? rng(1u << 20) : (UINT64_C(1) << 36) - 2 + rng(5),
+                .size = rng(20) ? rng(1u << 20) : (UINT64_C(1) << 32) - 3 + rng(5),
                 .site = (uint32_t)rng(MT_BLOCKS_SITE_MAX),
                 .birth = (uint32_t)rng(UINT32_MAX),
                 .iteration = (uint16_t)rng(1u << 16),
@@ -81,7 +82,7 @@ static void run(uint64_t seed, unsigned fill, unsigned steps)
         }
         if (step % 1000 == 0) {
             compare(&blocks, plain);
-            mt_blocks_halve_births(&blocks);
+            mt_blocks_shift_births(&blocks, 1);
             for (size_t i = 0; i < ADDRESSES; i++)
                 plain[i].birth >>= 1;
         }
@@ -107,23 +108,42 @@ static void test_against_an_array(void **state)
 
 static void test_limits(void **state)
 {
-    struct mt_block block = {.address = MT_BLOCKS_ADDRESS_MAX, .size = 1}, other;
+    struct mt_block block = {.address = UINT64_MAX, .size = UINT64_MAX, .site = MT_BLOCKS_SITE_MAX}, other;
     struct mt_blocks blocks;
 
     (void)state;
     assert_int_equal(mt_blocks_init(&blocks), 0);
     assert_int_equal(mt_blocks_insert(&blocks, &block, &other), -ERANGE);
-    block.address = 0;
-    assert_int_equal(mt_blocks_insert(&blocks, &block, &other), -ERANGE);
-    block.address = MT_BLOCKS_ADDRESS_MAX - 1;
-    block.site = MT_BLOCKS_SITE_MAX;
-    assert_int_equal(mt_blocks_insert(&blocks, &block, &other), -ERANGE);
     block.site--;
     assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
-    assert_false(mt_blocks_remove(&blocks, MT_BLOCKS_ADDRESS_MAX, &other));
+    assert_false(mt_blocks_remove(&blocks, UINT64_MAX - 1, &other));
     assert_false(mt_blocks_remove(&blocks, 0, &other));
-    assert_true(mt_blocks_remove(&blocks, MT_BLOCKS_ADDRESS_MAX - 1, &other));
+    assert_true(mt_blocks_remove(&blocks, UINT64_MAX, &other));
     assert_same(&other, &block);
+    mt_blocks_finish(&blocks);
+}
+
+/* Blocks at every byte of a page, and a table of pages that does not keep those that are empty for ever. */
+static void test_full_and_empty_pages(void **state)
+{
+    struct mt_block block = {.size = 1}, other;
+    struct mt_blocks blocks;
+
+    (void)state;
+    assert_int_equal(mt_blocks_init(&blocks), 0);
+    for (uint64_t i = 0; i < 4096; i++) {
+        block.address = 0x5000 + (i * 1237) % 4096;
+        assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
+    }
+    for (uint64_t i = 0; i < 4096; i++)
+        assert_true(mt_blocks_remove(&blocks, 0x5000 + i, &other));
+    for (uint64_t i = 0; i < 1000000; i++) {
+        block.address = 0x100000 + i * 4096;
+        assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
+        assert_true(mt_blocks_remove(&blocks, block.address, &other));
+    }
+    assert_int_equal(blocks.count, 0);
+    assert_true(blocks.page_mask < 1024);
     mt_blocks_finish(&blocks);
 }
 
@@ -132,6 +152,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_an_array),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_full_and_empty_pages),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

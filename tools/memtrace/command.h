@@ -23,7 +23,7 @@ enum {
 /* X(name, usage, summary) */
 #define COMMANDS(X)                                                                                                    \
     X(run, "[-o DB] [--label TEXT] [--repeat N] [--python MODE] [--no-follow] -- COMMAND...", "trace a command")       \
-    X(runs, "[-d DB] [--json]", "list the runs in a database")                                                         \
+    X(runs, "[-d DB] [--run N] [--json]", "list the runs in a database")                                                         \
     X(top, "[-d DB] [--run N] [--by ORDER] [-n ROWS] [--heap NAME] [--stacks] [--json]", "who allocated what")         \
     X(leaks, "[-d DB] [--run N] [-n ROWS] [--stacks] [--fail-on WHAT] [--suppress FILE] [--json]",                     \
         "what grows with every iteration, or was never freed")                                                         \

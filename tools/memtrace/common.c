@@ -290,6 +290,33 @@ int print_run_title(struct mt_store *store, int64_t run_id)
     return finish_rows(store, status);
 }
 
+/* "Lost: 12: no ring could be had for a thread (ring-memory)": what was lost, and what is less than complete. */
+static void print_reason(const char *reason, const char *count)
+{
+    static const struct {
+        const char *name, *meaning;
+        bool lost;
+    } reasons[] = {
+#define L true
+#define D false
+#define REASON_(symbol, name, kind, meaning) {name, meaning, kind},
+        MT_LOSS_REASONS(REASON_)
+#undef REASON_
+#undef L
+#undef D
+    };
+    char text[256];
+
+    snprintf(text, sizeof(text), "Incomplete: %s: %s", count, reason); /* of a later version */
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++) {
+        if (strcmp(reasons[i].name, reason) == 0)
+            snprintf(text, sizeof(text), "%s: %s: %s (%s)", reasons[i].lost ? "Lost" : "Incomplete", count,
+                reasons[i].meaning, reason);
+    }
+    mt_text_print(stdout, text, mt_report_width(stdout), false);
+    putchar('\n');
+}
+
 int print_loss(struct mt_store *store, int64_t run_id)
 {
     static const char sql[] = "SELECT reason, sum(count) FROM loss WHERE run_id = ?1 AND count > 0 GROUP BY reason";
@@ -303,12 +330,11 @@ int print_loss(struct mt_store *store, int64_t run_id)
         return status;
     mt_query_bind_integer(q, 1, run_id);
     while ((r = mt_query_step(q)) == 1) {
-        printf("%s%s %s", first ? "\nIncomplete: " : ", ", mt_query_text(q, 0, NULL),
-            mt_format_count(mt_query_integer(q, 1), count, sizeof(count)));
+        if (first)
+            putchar('\n');
+        print_reason(mt_query_text(q, 0, NULL), mt_format_count(mt_query_integer(q, 1), count, sizeof(count)));
         first = false;
     }
-    if (!first)
-        putchar('\n');
     mt_query_destroy(q);
     return finish_rows(store, r);
 }

@@ -161,7 +161,7 @@ static void add_unjudged(struct mt_table *table, const struct leak_row *row, int
     char text[64];
 
     mt_table_add(table, mt_format_bytes(row->live_bytes, text, sizeof(text)));
-    mt_table_add(table, percent_text(row->live_bytes, whole, text, sizeof(text)));
+    mt_table_add(table, is_proper_heap(row->heap) ? percent_text(row->live_bytes, whole, text, sizeof(text)) : "-");
     mt_table_add(table, mt_format_count(row->live_blocks, text, sizeof(text)));
     mt_table_add(table, mt_format_count(row->allocated_blocks, text, sizeof(text)));
     mt_table_add(table, row->verdict);
@@ -233,7 +233,7 @@ static int add_rows(struct mt_store *store, struct mt_table *table, const struct
     int status = 0;
 
     for (size_t i = 0; i < leaks->count; i++)
-        whole += leaks->rows[i].live_bytes;
+        whole += is_proper_heap(leaks->rows[i].heap) ? leaks->rows[i].live_bytes : 0;
     for (size_t i = 0; i < limit && status == 0; i++) {
         const struct leak_row *row = &leaks->rows[i];
         if (leaks->judged) {
@@ -242,7 +242,7 @@ static int add_rows(struct mt_store *store, struct mt_table *table, const struct
         } else {
             add_unjudged(table, row, whole);
         }
-        mt_table_add(table, row->heap);
+        mt_table_add(table, heap_text(row->heap, row->kind, text, sizeof(text)));
         mt_table_add(table, row->function);
         mt_table_add(table, place_text(row->file, row->line, row->module, text, sizeof(text)));
         if (status == 0 && row->rank >= RANK_SUSPECT)
@@ -327,6 +327,7 @@ static int print_rows_json(struct mt_store *store, const struct leak_rows *leaks
         json_object_object_add(to, "site_id", json_object_new_int64(row->site_id));
         json_object_object_add(to, "sites", json_object_new_int64(row->sites));
         json_object_object_add(to, "heap", text_value(row->heap));
+        json_object_object_add(to, "kind", text_value(row->kind));
         json_object_object_add(to, "verdict", text_value(row->verdict));
         json_object_object_add(to, "gate", text_value(row->gate));
         json_object_object_add(to, "bytes_per_iteration", number_value(row->per_iteration));

@@ -13,7 +13,7 @@ enum leak_rank { RANK_NOISE, RANK_BOUNDED, RANK_WARM_UP, RANK_LIVE_AT_EXIT, RANK
 struct leak_row {
     int64_t process_id, site_id, sites; /* the first one's; how many */
     enum leak_rank rank;
-    char *heap, *verdict, *function, *file, *module, *gate;
+    char *heap, *kind, *verdict, *function, *file, *module, *gate;
     int64_t line, live_bytes, live_blocks, allocated_blocks, since;
     double per_iteration, low, high, blocks_per_iteration, p, q; /* NAN: none */
 };

@@ -121,6 +121,7 @@ static int suppress(struct mt_store *store, struct leak_rows *leaks, const struc
 static void row_finish(struct leak_row *row)
 {
     free(row->heap);
+    free(row->kind);
     free(row->verdict);
     free(row->function);
     free(row->file);
@@ -161,7 +162,8 @@ static struct leak_row row_of(struct mt_query *q)
         .high = real_of(q, 15),
         .blocks_per_iteration = real_of(q, 16),
         .p = real_of(q, 17),
-        .q = real_of(q, 18)};
+        .q = real_of(q, 18),
+        .kind = text_of(q, 19)};
 
     row.rank = leaks_rank_of(row.verdict);
     return row;
@@ -178,6 +180,8 @@ static int by_place(const struct leak_row *a, const struct leak_row *b)
 
     if (!order)
         order = by_text(a->heap, b->heap);
+    if (!order)
+        order = by_text(a->kind, b->kind);
     if (!order)
         order = by_text(a->function, b->function);
     if (!order)
@@ -268,7 +272,7 @@ int leaks_collect(struct mt_store *store, int64_t run_id, bool stacks, struct le
 {
     static const char sql[] =
         "SELECT process_id, site_id, heap, verdict, function, file, line, module, gate, since, live_bytes, live_blocks, "
-        "allocated_blocks, bytes_per_iteration, ci_low, ci_high, blocks_per_iteration, p_value, q_value "
+        "allocated_blocks, bytes_per_iteration, ci_low, ci_high, blocks_per_iteration, p_value, q_value, kind "
         "FROM leaks WHERE run_id = ?1";
     size_t capacity = 0;
     struct mt_query *q;

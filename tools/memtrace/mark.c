@@ -21,7 +21,7 @@ static const char help[] = "Writes a mark NAME, with a snapshot of all callsites
                            "      --pid PID       the traced process (default: the one that is being traced)\n"
                            "      --json          say what was done as JSON\n";
 
-enum { TRACED_MAX = 256, ANSWER_TIMEOUT_MS = 10000 };
+enum { TRACED_MAX = 256, READERS_MAX = 256, ANSWER_SLICE_MS = 200, ANSWER_TIMEOUT_MS = 10000 };
 
 struct traced {
     int pids[TRACED_MAX], parents[TRACED_MAX];
@@ -108,18 +108,17 @@ static int only_root(int *ret_pid)
     return 0;
 }
 
-/* 0, -ESRCH: not this reader's process, or -errno. */
-static int send_mark(const char *socket_name, int pid, const char *name)
+/* Asks one reader, without waiting. Returns the socket on which it will answer, or -errno. */
+static int ask_reader(const char *socket_name, int pid, const char *name)
 {
     char packet[sizeof(struct mt_message) + MT_MESSAGE_TEXT_MAX_BYTES];
     struct mt_message message = {
         .magic = MT_MESSAGE_MAGIC, .version = MT_WIRE_VERSION, .type = MT_MESSAGE_MARK, .pid = pid};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct ucred peer;
-    struct pollfd poller;
     socklen_t size = sizeof(peer);
     size_t n = strlen(socket_name);
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), r = -EPROTO;
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r = 0;
 
     if (fd < 0)
         return -errno;
@@ -127,46 +126,87 @@ static int send_mark(const char *socket_name, int pid, const char *name)
     message.text_bytes = (uint32_t)strnlen(name, MT_RECORD_TEXT_MAX_BYTES);
     memcpy(packet, &message, sizeof(message));
     memcpy(packet + sizeof(message), name, message.text_bytes);
-    poller = (struct pollfd){.fd = fd, .events = POLLIN};
     if (connect(fd, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n)) < 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
-        (peer.uid == getuid() && send(fd, packet, sizeof(message) + message.text_bytes, MSG_NOSIGNAL) < 0))
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
         r = -errno;
     else if (peer.uid != getuid())
         r = -EPERM;
-    else if (poll(&poller, 1, ANSWER_TIMEOUT_MS) != 1)
-        r = -ETIMEDOUT;
-    else if (recv(fd, &message, sizeof(message), 0) == (ssize_t)sizeof(message) && message.magic == MT_MESSAGE_MAGIC)
-        r = -message.error;
+    else if (send(fd, packet, sizeof(message) + message.text_bytes, MSG_NOSIGNAL) < 0)
+        r = -errno;
+    if (r == 0)
+        return fd;
     close(fd);
     return r;
 }
 
-static int mark_any(int pid, const char *name)
+/* 0, -ESRCH: not this reader's process, or -errno. */
+static int answer_of(int fd)
+{
+    struct mt_message message;
+
+    if (recv(fd, &message, sizeof(message), 0) != (ssize_t)sizeof(message) || message.magic != MT_MESSAGE_MAGIC)
+        return -EPROTO;
+    return -message.error;
+}
+
+/* All readers are asked at once: one that hangs, or writes for long, does not keep the one whose process it is from answering. */
+static size_t ask_all(int pid, const char *name, struct pollfd *ret_asked, int *ret_error)
 {
     char *line = NULL, wanted[64];
-    size_t size = 0;
+    size_t size = 0, count = 0;
     FILE *sockets = fopen("/proc/net/unix", "re");
-    int r = -ESRCH;
 
-    if (!sockets)
-        return -errno;
+    *ret_error = sockets ? -ESRCH : -errno;
     snprintf(wanted, sizeof(wanted), " @" MT_SOCKET_PREFIX "%d-", (int)getuid());
-    while (r != 0 && getline(&line, &size, sockets) > 0) {
+    while (sockets && count < READERS_MAX && getline(&line, &size, sockets) > 0) {
         char *at = strstr(line, wanted);
-        int one;
+        int fd;
         if (!at)
             continue;
         at += 2;
         at[strcspn(at, " \n")] = '\0';
         if (strlen(at) >= MT_SOCKET_NAME_MAX_BYTES)
             continue;
-        one = send_mark(at, pid, name);
-        if (one == 0 || (one != -ECONNREFUSED && r == -ESRCH))
-            r = one;
+        fd = ask_reader(at, pid, name);
+        if (fd >= 0)
+            ret_asked[count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+        else if (fd != -ECONNREFUSED)
+            *ret_error = fd;
     }
     free(line);
-    fclose(sockets);
+    if (sockets)
+        fclose(sockets);
+    return count;
+}
+
+static int mark_any(int pid, const char *name)
+{
+    struct pollfd asked[READERS_MAX];
+    int r, waited_ms = 0;
+    size_t count = ask_all(pid, name, asked, &r), silent = count;
+
+    while (r != 0 && silent > 0) {
+        int ready = poll(asked, count, ANSWER_SLICE_MS);
+
+        if (ready == 0 && (waited_ms += ANSWER_SLICE_MS) >= ANSWER_TIMEOUT_MS) {
+            r = -ETIMEDOUT;
+            break;
+        }
+        for (size_t i = 0; ready > 0 && i < count; i++) {
+            int one;
+            if (asked[i].fd < 0 || !asked[i].revents)
+                continue;
+            one = answer_of(asked[i].fd);
+            if (one == 0 || (one != -EPROTO && r == -ESRCH))
+                r = one;
+            close(asked[i].fd);
+            asked[i].fd = -1; /* poll() passes over it */
+            silent--;
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        if (asked[i].fd >= 0)
+            close(asked[i].fd);
     return r;
 }
 

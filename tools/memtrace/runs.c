@@ -6,11 +6,13 @@
 
 #include "command.h"
 
-static const char help[] = "Lists the runs in a database, the oldest first.\n\n" READ_HELP READ_HELP_END;
+static const char help[] = "Lists the runs in a database, the oldest first.\n\n" READ_HELP
+                           "      --run N         that run alone: its number or its label\n" READ_HELP_END;
 
-static const char json_sql[] = "SELECT * FROM runs ORDER BY run_id";
+#define WHICH " FROM runs WHERE ?1 = 0 OR run_id = ?1 ORDER BY run_id"
+static const char json_sql[] = "SELECT *" WHICH;
 static const char table_sql[] = "SELECT run_id, label, status, exit_status, peak_live_bytes, live_bytes, allocated_blocks, wall_ns, "
-                                "peak_rss_bytes, processes, started_at, command FROM runs ORDER BY run_id";
+                                "peak_rss_bytes, processes, started_at, command" WHICH;
 
 static void add_row(struct mt_table *table, struct mt_query *q)
 {
@@ -64,6 +66,7 @@ int command_runs(int argc, char **argv)
     struct read_options read = {0};
     struct mt_store *store;
     struct mt_query *query;
+    int64_t run_id = 0; /* all */
     int c, status;
 
     while ((c = getopt_long(argc, argv, "d:h", options, NULL)) != -1) {
@@ -74,12 +77,14 @@ int command_runs(int argc, char **argv)
         return print_help("runs", help);
     if (argv[optind])
         return complain(STATUS_USAGE, "one argument too many: %s", argv[optind]);
-    status = open_database(&read, &store, NULL);
+    status = open_database(&read, &store, read.run ? &run_id : NULL);
     if (status != 0)
         return status;
     query = ask(store, read.json ? json_sql : table_sql, &status);
-    if (query)
+    if (query) {
+        mt_query_bind_integer(query, 1, run_id);
         status = read.json ? print_json(store, query) : print_table(store, query);
+    }
     mt_store_close(store);
     return status;
 }

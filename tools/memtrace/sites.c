@@ -28,6 +28,11 @@ char *heap_text(const char *heap, const char *kind, char *buffer, size_t size)
     return buffer;
 }
 
+bool is_proper_heap(const char *heap)
+{
+    return heap && (strcmp(heap, "malloc") == 0 || strcmp(heap, "python") == 0);
+}
+
 char *percent_text(int64_t part, int64_t whole, char *buffer, size_t size)
 {
     if (whole > 0)

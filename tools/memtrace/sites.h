@@ -10,6 +10,8 @@
 char *place_text(const char *file, int64_t line, const char *module, char *buffer, size_t size);
 /* "mmap", or "mmap/file" with a kind */
 char *heap_text(const char *heap, const char *kind, char *buffer, size_t size);
+/* Shares are of malloc's and Python's blocks: mapped address space need not be memory. */
+bool is_proper_heap(const char *heap);
 /* "12.3" of 100; "-" of nothing */
 char *percent_text(int64_t part, int64_t whole, char *buffer, size_t size);
 /* Adds the stack of a site under the last row, a frame a line, innermost first. 0 or an exit status. */

@@ -83,6 +83,8 @@ static int print_table(struct mt_query *query)
     }
     if (r == 0)
         r = mt_table_print(table, stdout);
+    if (r == 0 && mt_table_beyond(table, stdout) > 0)
+        printf("(columns beyond the terminal's edge: %d; --csv or --json shows all)\n", mt_table_beyond(table, stdout));
     mt_table_destroy(table);
     return r;
 }
@@ -152,6 +154,8 @@ int command_sql(int argc, char **argv)
     }
     if (read.help)
         return print_help("sql", help);
+    if (read.run)
+        return complain(STATUS_USAGE, "--run: the query itself chooses: SELECT ... WHERE run_id = %s", read.run);
     if (!argv[optind] || argv[optind + 1])
         return complain(STATUS_USAGE, "one query is needed, in quotes: memtrace sql 'SELECT * FROM runs'");
     status = open_database(&read, &store, NULL);

@@ -104,8 +104,7 @@ static void add_row(struct mt_table *table, struct mt_query *q, const struct ord
     char text[4300];
 
     mt_table_add(table, order_text(q, main_order, text, sizeof(text)));
-    /* shares are of the heap proper */
-    if (strcmp(mt_query_text(q, C_HEAP, NULL), "malloc") == 0 || strcmp(mt_query_text(q, C_HEAP, NULL), "python") == 0)
+    if (is_proper_heap(mt_query_text(q, C_HEAP, NULL)))
         mt_table_add(table, percent_text(mt_query_integer(q, order_columns[main_order]), whole, text, sizeof(text)));
     else
         mt_table_add(table, "-");
