@@ -124,7 +124,7 @@ static int transaction(struct reader *reader, struct target *only, bool with_sit
 
     for (struct target *t = reader->targets; t && err == 0; t = t->next)
         if ((!only || t == only) && t->live && (with_sites || t->finished))
-            err = write_site_ids(reader, t);
+            err = sites_prepare(reader, t);
     if (err == 0)
         err = mt_store_begin(reader->store);
     if (err < 0)
@@ -197,11 +197,9 @@ static int fall_back(struct reader *reader)
     if (err == 0) {
         for (struct target *t = reader->targets; t; t = t->next) {
             t->process_id = t->parent_process_id = 0;
-            t->written_events = UINT64_MAX;
+            t->written_events = t->site_id_events = UINT64_MAX;
             if (t->samples)
                 t->samples->written = 0;
-            if (t->site_ids)
-                memset(t->site_ids, 0, t->site_id_capacity * sizeof(*t->site_ids));
         }
         err = open_run(reader, reader->store, &reader->run_id);
         if (err == 0)

@@ -20,7 +20,7 @@ static struct target *target_make(struct reader *reader, int pid, int pid_there)
     if (!target)
         return NULL;
     target->source = SOURCE_TARGET;
-    target->written_events = UINT64_MAX;
+    target->written_events = target->site_id_events = UINT64_MAX;
     target->pid = pid;
     target->pid_there = pid_there;
     target->segment_fd = -1;

@@ -42,6 +42,21 @@ static const char *environment(const char *name)
     return value && *value ? value : NULL;
 }
 
+/* What cannot be read as a number is the default. */
+static size_t sites_whole(const char *text)
+{
+    unsigned long n;
+    char *end;
+
+    if (!text)
+        return SITES_WHOLE;
+    if (strcmp(text, "all") == 0)
+        return SIZE_MAX;
+    errno = 0;
+    n = strtoul(text, &end, 10);
+    return errno || *end || *text < '0' || *text > '9' ? SITES_WHOLE : n;
+}
+
 /* The descriptor's new number, or -errno. All others are closed, 0 to 2 are /dev/null (stderr kept for the log). */
 static int keep_only(int fd, bool keep_stderr)
 {
@@ -154,6 +169,7 @@ int mt_reader_main(const struct mt_reader_options *options)
 
     reader.log = options->keep_stderr || (log && strcmp(log, "0") != 0);
     reader.label = label ? strdup(label) : NULL;
+    reader.sites_whole = sites_whole(environment(MT_ENV_SITES));
     reader.database = absolute(database ? database : "memtrace.db");
     if (!options->stay) {
         fd = keep_only(fd, reader.log);

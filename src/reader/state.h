@@ -8,7 +8,8 @@
  *   life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
- *   tables.c   modules, frames, checked             write.c, write_cohorts.c, commit.c  everything -> store
+ *   tables.c   modules, frames, checked             sites.c    which callsites are kept whole
+ *   write.c, write_cohorts.c, commit.c  everything -> store
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -27,8 +28,9 @@ enum {
     CHUNK_WORDS = 4096,  /* copied out of a ring at a time; the longest record fits */
     BATCH_EVENTS = 256,  /* decoded before they are applied */
     BATCH_FRAMES = 4096, /* of the changes of stacks between them */
-    SAMPLES_MAX = 1000,
+    SAMPLES_MAX = 400,
     SNAPSHOTS_MAX = 20,
+    SITES_WHOLE = 1500, /* callsites of a process kept with their callers, unless MEMTRACE_SITES says otherwise */
 };
 
 /* A segment's layout as it was when it was checked: the header in shared memory may change, this does not. */
@@ -101,6 +103,7 @@ struct tables {
     struct mt_store_frame *frames;
     struct mt_store_node *nodes;
     size_t module_count, frame_count, node_count;
+    size_t nodes_checked; /* sites.c */
     size_t module_capacity, frame_capacity, node_capacity;
     struct stack_slot *slots; /* hash of a stack -> its node */
     size_t slot_mask;
@@ -130,8 +133,11 @@ struct target {
     size_t ring_count;
     struct mt_live *live;
     struct tables tables;
-    int64_t *site_ids; /* by site of live/; 0: not in the database yet */
+    int64_t *site_ids; /* by site of live/ */
     size_t site_id_capacity;
+    uint64_t site_id_events; /* of live/, as of site_ids; UINT64_MAX: never */
+    bool site_ids_final; /* chosen as at the end of the process */
+    struct mt_store_folded folded; /* as of site_ids */
 
     uint64_t newest; /* highest stamp applied */
     uint64_t written_events; /* of live/, as of the last write of the sites; UINT64_MAX: never */
@@ -194,6 +200,7 @@ struct opener {
 
 struct reader {
     const char *database, *label; /* database: absolute */
+    size_t sites_whole; /* callsites of a process kept with their callers; SIZE_MAX: all */
     bool log, failed;
     struct opener opener;
     struct mt_store *store; /* NULL: not open (yet) */
@@ -334,11 +341,15 @@ void open_start(struct reader *reader);
 int open_wait(struct reader *reader, unsigned patience_ms);
 int open_run(struct reader *reader, struct mt_store *store, int64_t *ret_run_id);
 
+/* sites.c: which callsites are kept whole; their ids, before the transaction, and their totals, inside of it */
+int sites_prepare(struct reader *reader, struct target *target);
+int sites_write_totals(struct reader *reader, struct target *target);
+
 /* write.c: rows of one process */
 const char *loss_name(enum mt_loss_reason reason);
 void write_totals(const struct target *target, struct mt_store_totals *ret);
 int write_begin(struct reader *reader, struct target *target);
-int write_site_ids(struct reader *reader, struct target *target);
+int write_gather(struct target *target); /* notes from live/ to those that wait */
 int write_process(struct reader *reader, struct target *target, bool with_sites);
 
 /* write_cohorts.c: verdicts over the iterations of a process that has ended. */

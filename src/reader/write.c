@@ -1,6 +1,6 @@
 /*
  * What one process is in the database: its row, sites, samples, phases, snapshots and losses. Called inside of a transaction
- * (commit.c), except for write_site_ids().
+ * (commit.c).
  */
 #include "reader/state.h"
 
@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { SITES_AT_A_TIME = 256 };
 
 struct loss_name {
     const char *name;
@@ -109,128 +107,13 @@ int write_begin(struct reader *reader, struct target *target)
     return err;
 }
 
-/*
- * Database ids for the sites that have none yet, some at a time and each time in a transaction of its own: looking up functions and
- * lines takes long, and other runs want to write, too.
- */
-int write_site_ids(struct reader *reader, struct target *target)
-{
-    size_t count = mt_live_site_count(target->live), known = 0;
-    struct mt_store_site_key *keys;
-    int64_t *ids;
-    int err;
-
-    if (count > target->site_id_capacity) {
-        size_t capacity = count + count / 2;
-        ids = reallocarray(target->site_ids, capacity, sizeof(*ids));
-        if (!ids)
-            return -ENOMEM;
-        memset(ids + target->site_id_capacity, 0, (capacity - target->site_id_capacity) * sizeof(*ids));
-        target->site_ids = ids;
-        target->site_id_capacity = capacity;
-    }
-    err = tables_update(target);
-    if (err < 0)
-        return err;
-    while (known < count && target->site_ids[known])
-        known++;
-    keys = calloc(SITES_AT_A_TIME, sizeof(*keys));
-    if (!keys)
-        return -ENOMEM;
-    while (known < count && err == 0) {
-        size_t wanted = count - known < SITES_AT_A_TIME ? count - known : SITES_AT_A_TIME;
-
-        for (size_t i = 0; i < wanted; i++) {
-            const struct mt_live_site *site = mt_live_site(target->live, known + i);
-            keys[i] = (struct mt_store_site_key){.node = site->node < target->tables.node_count ? site->node : 0,
-                .heap = mt_live_heap_name(target->live, site->heap),
-                .kind = mt_live_kind_name(site->kind)};
-        }
-        err = mt_store_sites(reader->store,
-            &(struct mt_store_stacks){.modules = target->tables.modules,
-                .module_count = target->tables.module_count,
-                .frames = target->tables.frames,
-                .frame_count = target->tables.frame_count,
-                .nodes = target->tables.nodes,
-                .node_count = target->tables.node_count},
-            keys, wanted, target->site_ids + known);
-        if (err < 0)
-            memset(target->site_ids + known, 0, wanted * sizeof(*target->site_ids));
-        known += wanted;
-    }
-    free(keys);
-    return err;
-}
-
 static int by_site_id(const void *a, const void *b)
 {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b; /* site_id is the first field of both kinds of row */
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b; /* the first field */
 
     return (x > y) - (x < y);
 }
-static_assert(offsetof(struct mt_store_site_totals, site_id) == 0, "by_site_id");
 static_assert(offsetof(struct mt_store_snapshot_site, site_id) == 0, "by_site_id");
-
-/* Nodes that differ only in which load of a library they saw are one site in the database: their rows are added up. */
-static size_t merge_totals(struct mt_store_site_totals *rows, size_t count)
-{
-    size_t kept = 0;
-
-    qsort(rows, count, sizeof(*rows), by_site_id);
-    for (size_t i = 0; i < count; i++) {
-        struct mt_store_site_totals *to = kept ? &rows[kept - 1] : NULL, *from = &rows[i];
-
-        if (!to || to->site_id != from->site_id) {
-            rows[kept++] = *from;
-            continue;
-        }
-        if (from->freed_blocks && (!to->freed_blocks || from->lifetime_ns_min < to->lifetime_ns_min))
-            to->lifetime_ns_min = from->lifetime_ns_min;
-        if (from->lifetime_ns_max > to->lifetime_ns_max)
-            to->lifetime_ns_max = from->lifetime_ns_max;
-        if (from->own_peak_bytes > to->own_peak_bytes)
-            to->own_peak_bytes = from->own_peak_bytes;
-        to->peak_bytes += from->peak_bytes;
-        to->peak_blocks += from->peak_blocks;
-        to->live_bytes += from->live_bytes;
-        to->live_blocks += from->live_blocks;
-        to->allocated_bytes += from->allocated_bytes;
-        to->allocated_blocks += from->allocated_blocks;
-        to->freed_blocks += from->freed_blocks;
-        to->temporary_blocks += from->temporary_blocks;
-        to->lifetime_ns_sum += from->lifetime_ns_sum;
-    }
-    return kept;
-}
-
-static int write_site_totals(struct reader *reader, struct target *target)
-{
-    size_t count = mt_live_site_count(target->live);
-    struct mt_store_site_totals *rows = calloc(count ? count : 1, sizeof(*rows));
-    int err;
-
-    if (!rows)
-        return -ENOMEM;
-    for (size_t i = 0; i < count; i++) {
-        const struct mt_live_site *site = mt_live_site(target->live, i);
-        rows[i] = (struct mt_store_site_totals){.site_id = target->site_ids[i],
-            .live_bytes = site->live_bytes,
-            .live_blocks = site->live_blocks,
-            .allocated_bytes = site->allocated_bytes,
-            .allocated_blocks = site->allocated_blocks,
-            .freed_blocks = site->freed_blocks,
-            .temporary_blocks = site->temporary_blocks,
-            .lifetime_ns_sum = ticks_to_ns(reader, target, site->lifetime_sum),
-            .lifetime_ns_min = ticks_to_ns(reader, target, site->lifetime_min),
-            .lifetime_ns_max = ticks_to_ns(reader, target, site->lifetime_max),
-            .own_peak_bytes = site->own_peak_bytes};
-        mt_live_site_at_peak(target->live, i, &rows[i].peak_bytes, &rows[i].peak_blocks);
-    }
-    count = merge_totals(rows, count);
-    err = mt_store_site_totals(reader->store, reader->run_id, target->process_id, rows, count);
-    free(rows);
-    return err;
-}
 
 static int write_snapshot(struct reader *reader, struct target *target, const char *kind, const char *label,
     uint64_t stamp, const struct mt_live_row *from, size_t count)
@@ -311,8 +194,7 @@ static int write_note(struct reader *reader, struct target *target, const struct
     }
 }
 
-/* Adds what live/ has gathered to the notes that wait. */
-static int gather_notes(struct target *target)
+int write_gather(struct target *target)
 {
     struct mt_live_note *more, *all;
     size_t count = mt_live_take_notes(target->live, &more);
@@ -333,7 +215,7 @@ static int gather_notes(struct target *target)
 
 static int write_along(struct reader *reader, struct target *target)
 {
-    int err = gather_notes(target);
+    int err = 0;
 
     for (size_t i = 0; i < target->note_count && err == 0; i++)
         err = write_note(reader, target, &target->notes[i]);
@@ -360,7 +242,7 @@ int write_process(struct reader *reader, struct target *target, bool with_sites)
     if (target->live && with_sites) {
         target->writing_events = mt_live_totals(target->live)->events;
         if (target->writing_events != target->written_events)
-            err = write_site_totals(reader, target);
+            err = sites_write_totals(reader, target);
         if (err == 0)
             err = write_along(reader, target);
         if (err == 0 && write_judges(target) && (!target->judged || target->writing_events != target->written_events))

@@ -1,64 +1,57 @@
 /*
- * Modules, frames and stacks: from a process's tables to rows that exist once per database.
+ * Modules and frames: from a process's tables to rows that exist once per database.
  *
+ * intern_known()    finds those that the database has
  * intern_want()     marks the frames that the wanted stacks consist of
- * intern_resolve()  finds out which of them the database does not have and asks symbol/ what they are, a module at a time
+ * intern_resolve()  asks symbol/ what the others are, a module at a time
  * intern_write()    adds modules, frames and what they mean
- * intern_stack()    adds the stacks, from the root down
  *
  * Frames of memtrace itself are left out; frames in no known module all become one frame, since an address means nothing in another run.
  */
-#include "store/internal.h"
+#include "store/intern.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "symbol/symbol.h"
 #include "wire/wire.h"
 
-enum { DEPTH_NONE = -1, USER_NONE = 1 /* user_depths: depth + 2, or this */ };
+enum { PSEUDO_UNKNOWN, PSEUDO_CUT, PSEUDO_OTHER }; /* offsets in the module of no file */
+static const char pseudo_module[] = "[unknown]";
 
-struct line { /* what a frame means: one function, or several where some were inlined */
-    char *function, *file; /* NULL: not known */
-    unsigned line;
-    bool runtime;
-};
+/* parent < node: no cycles, and a pass from 0 on meets callers first */
+static bool holds_together(const struct mt_store_stacks *s)
+{
+    for (size_t i = 1; i < s->node_count; i++) {
+        if (s->nodes[i].parent >= i || s->nodes[i].frame >= s->frame_count)
+            return false;
+    }
+    for (size_t i = 0; i < s->frame_count; i++) {
+        if (s->frames[i].module >= s->module_count)
+            return false;
+    }
+    return true;
+}
 
-struct frame_work {
-    bool wanted;
-    bool resolved; /* lines are known: the frame is new, or was when we looked */
-    int64_t frame_id;
-    struct line *lines; /* innermost first */
-    size_t line_count;
-};
+static void identify(const struct mt_store_module *module, struct module_work *work)
+{
+    size_t n = module->build_id_bytes < 32 ? module->build_id_bytes : 32;
 
-struct module_work {
-    bool wanted, runtime, self;
-    int64_t module_id; /* 0: not in the database when we looked */
-    char identity[80];
-    uint32_t *frames; /* to be resolved, with room for all */
-    size_t frame_count;
-};
-
-struct intern {
-    struct mt_store *store;
-    const struct mt_store_stacks *stacks;
-    struct module_work *modules;
-    struct frame_work *frames;
-    unsigned char *node_wanted;
-    int64_t *node_stack; /* 0: not yet; stack ids start at 1 */
-    uint32_t *path;      /* of the stack at hand */
-    size_t path_capacity;
-    int out_of_memory;
-};
+    work->runtime = runtime_module(module->path, module->flags);
+    work->self = (module->flags & MT_MODULE_SELF) != 0;
+    for (size_t i = 0; i < n; i++)
+        snprintf(work->identity + 2 * i, sizeof(work->identity) - 2 * i, "%02x", module->build_id[i]);
+}
 
 int intern_create(struct mt_store *store, const struct mt_store_stacks *stacks, struct intern **ret_intern)
 {
-    struct intern *n = calloc(1, sizeof(*n));
+    struct intern *n;
 
+    if (!holds_together(stacks))
+        return -EINVAL;
+    n = calloc(1, sizeof(*n));
     if (!n)
         return -ENOMEM;
     n->store = store;
@@ -67,10 +60,13 @@ int intern_create(struct mt_store *store, const struct mt_store_stacks *stacks, 
     n->frames = calloc(stacks->frame_count + 1, sizeof(*n->frames));
     n->node_wanted = calloc(stacks->node_count + 1, 1);
     n->node_stack = calloc(stacks->node_count + 1, sizeof(*n->node_stack));
-    if (!n->modules || !n->frames || !n->node_wanted || !n->node_stack) {
+    n->node_folded = calloc(stacks->node_count + 1, sizeof(*n->node_folded));
+    if (!n->modules || !n->frames || !n->node_wanted || !n->node_stack || !n->node_folded) {
         intern_destroy(n);
         return -ENOMEM;
     }
+    for (size_t i = 0; i < stacks->module_count; i++)
+        identify(&stacks->modules[i], &n->modules[i]);
     *ret_intern = n;
     return 0;
 }
@@ -92,19 +88,9 @@ void intern_destroy(struct intern *n)
     free(n->frames);
     free(n->node_wanted);
     free(n->node_stack);
+    free(n->node_folded);
     free(n->path);
     free(n);
-}
-
-static void identify(const struct mt_store_module *module, struct module_work *work)
-{
-    size_t n = module->build_id_bytes < 32 ? module->build_id_bytes : 32;
-
-    work->wanted = true;
-    work->runtime = runtime_module(module->path, module->flags);
-    work->self = (module->flags & MT_MODULE_SELF) != 0;
-    for (size_t i = 0; i < n; i++)
-        snprintf(work->identity + 2 * i, sizeof(work->identity) - 2 * i, "%02x", module->build_id[i]);
 }
 
 static const char *identity_of(const struct intern *n, uint32_t module)
@@ -116,26 +102,58 @@ static uint64_t offset_of(const struct intern *n, uint32_t frame)
 {
     const struct mt_store_frame *f = &n->stacks->frames[frame];
 
-    /* bit 0 keeps the pseudo frame of a cut stack apart */
     if (n->stacks->modules[f->module].flags & MT_MODULE_UNKNOWN)
-        return f->flags & MT_FRAME_CUT ? 1 : 0;
+        return f->flags & MT_FRAME_CUT ? PSEUDO_CUT : PSEUDO_UNKNOWN;
     return f->offset;
 }
 
-int intern_want(struct intern *n, uint32_t node)
+/* ---- what is there ------------------------------------------------------------------------------------------------ */
+
+static void find_frame(struct intern *n, uint32_t frame)
+{
+    const struct module_work *work = &n->modules[n->stacks->frames[frame].module];
+
+    if (work->module_id)
+        n->frames[frame].frame_id = id_map_get(&n->store->ids.frames, (uint64_t)work->module_id, offset_of(n, frame));
+}
+
+static int known_user(const struct intern *n, int64_t frame_id)
+{
+    return (int)id_map_get(&n->store->ids.users, (uint64_t)frame_id, 0) - 2; /* 1: none */
+}
+
+static int find_modules(struct intern *n)
+{
+    bool own = sqlite3_get_autocommit(n->store->db) != 0;
+    int r = own ? store_exec(n->store, "BEGIN") : 0; /* one look for all of it */
+
+    if (r == 0)
+        r = ids_learn(n->store);
+    for (size_t i = 0; i < n->stacks->module_count && r == 0; i++) {
+        if (!n->modules[i].self)
+            r = store_find(n->store, &n->modules[i].module_id, S_MODULE_FIND, "t", identity_of(n, (uint32_t)i));
+    }
+    if (own && !sqlite3_get_autocommit(n->store->db))
+        store_exec(n->store, "COMMIT");
+    return r;
+}
+
+int intern_known(struct intern *n)
 {
     const struct mt_store_stacks *s = n->stacks;
+    int r = find_modules(n);
 
-    for (; node != 0 && node < s->node_count && !n->node_wanted[node]; node = s->nodes[node].parent) {
-        uint32_t frame = s->nodes[node].frame;
-        n->node_wanted[node] = 1;
-        if (frame >= s->frame_count || s->frames[frame].module >= s->module_count || s->nodes[node].parent >= node)
-            return -EINVAL;
-        n->frames[frame].wanted = true;
-        if (!n->modules[s->frames[frame].module].wanted)
-            identify(&s->modules[s->frames[frame].module], &n->modules[s->frames[frame].module]);
+    for (size_t i = 0; i < s->frame_count && r == 0; i++) {
+        struct frame_work *f = &n->frames[i];
+        const struct module_work *work = &n->modules[s->frames[i].module];
+        f->user = work->runtime || (s->frames[i].flags & MT_FRAME_CUT) ? USER_NONE : USER_UNKNOWN;
+        if (work->self)
+            continue;
+        find_frame(n, (uint32_t)i);
+        if (f->frame_id)
+            f->user = known_user(n, f->frame_id);
     }
-    return 0;
+    return r;
 }
 
 /* ---- resolving ---------------------------------------------------------------------------------------------------- */
@@ -169,7 +187,16 @@ static void on_symbol(size_t index, const struct mt_symbol *chain, size_t count,
 
     for (size_t i = 0; i < count; i++) {
         if (add_line(f, chain[i].function, chain[i].file, chain[i].line, at->module->runtime) < 0)
-            at->intern->out_of_memory = 1;
+            at->intern->out_of_memory = true;
+    }
+}
+
+static void settle(struct frame_work *f, bool runtime)
+{
+    f->user = f->line_count || runtime ? USER_NONE : 0;
+    for (size_t i = f->line_count; i > 0; i--) {
+        if (!f->lines[i - 1].runtime)
+            f->user = (int)i - 1;
     }
 }
 
@@ -188,24 +215,30 @@ static int resolve_module(struct intern *n, uint32_t module)
         return -ENOMEM;
     for (size_t i = 0; i < work->frame_count; i++)
         offsets[i] = offset_of(n, work->frames[i]);
-    r = mt_symbol_resolve(m->path, m->build_id, m->build_id_bytes, offsets, work->frame_count, on_symbol, &at);
+    /* Lines inside of the C library and the like help nobody, and its debug data takes longer to unpack than all the rest. */
+    r = mt_symbol_resolve(m->path, m->build_id, m->build_id_bytes, work->runtime ? MT_SYMBOL_NAMES : MT_SYMBOL_ALL, offsets,
+        work->frame_count, on_symbol, &at);
     free(offsets);
+    for (size_t i = 0; i < work->frame_count; i++)
+        settle(&n->frames[work->frames[i]], work->runtime);
+    work->frame_count = 0;
     return r == -ENOMEM || n->out_of_memory ? -ENOMEM : 0; /* anything else: no names */
 }
 
-/* The frame is not in the database: it is to be resolved with the others of its module. */
-static int queue_frame(struct intern *n, uint32_t frame)
+int intern_want_frame(struct intern *n, uint32_t frame)
 {
     const struct mt_store_frame *f = &n->stacks->frames[frame];
     struct module_work *work = &n->modules[f->module];
     struct frame_work *to = &n->frames[frame];
     uint32_t *bigger;
 
-    to->resolved = true;
+    if (to->queued || to->frame_id || work->self)
+        return 0;
+    to->queued = true;
+    if (n->stacks->modules[f->module].flags & MT_MODULE_UNKNOWN)
+        return add_line(to, f->flags & MT_FRAME_CUT ? "[cut]" : "[unknown]", NULL, 0, true);
     if (f->flags & MT_FRAME_CUT)
         return add_line(to, "[cut]", NULL, 0, true);
-    if (n->stacks->modules[f->module].flags & MT_MODULE_UNKNOWN)
-        return add_line(to, "[unknown]", NULL, 0, true);
     if ((work->frame_count & (work->frame_count + 1)) == 0) { /* 0, 1, 3, 7 ...: full */
         bigger = reallocarray(work->frames, 2 * work->frame_count + 1, sizeof(*bigger));
         if (!bigger)
@@ -216,36 +249,21 @@ static int queue_frame(struct intern *n, uint32_t frame)
     return 0;
 }
 
-static int find_frame(struct intern *n, uint32_t frame)
+void intern_want(struct intern *n, uint32_t node)
 {
-    const struct module_work *work = &n->modules[n->stacks->frames[frame].module];
-    uint64_t offset = offset_of(n, frame);
-    int64_t id;
-    int r = 0;
-
-    if (!work->module_id)
-        return 0;
-    id = id_map_get(&n->store->frames, (uint64_t)work->module_id, offset);
-    if (!id)
-        r = store_find(n->store, &id, S_FRAME_FIND, "iu", work->module_id, offset);
-    n->frames[frame].frame_id = id;
-    return r;
+    for (; node != 0 && !n->node_wanted[node]; node = n->stacks->nodes[node].parent) {
+        n->node_wanted[node] = 1;
+        n->frames[n->stacks->nodes[node].frame].wanted = true;
+    }
 }
 
 int intern_resolve(struct intern *n)
 {
     int r = 0;
 
-    for (size_t i = 0; i < n->stacks->module_count && r == 0; i++) {
-        if (n->modules[i].wanted && !n->modules[i].self)
-            r = store_find(n->store, &n->modules[i].module_id, S_MODULE_FIND, "t", identity_of(n, (uint32_t)i));
-    }
     for (size_t i = 0; i < n->stacks->frame_count && r == 0; i++) {
-        if (!n->frames[i].wanted || n->modules[n->stacks->frames[i].module].self)
-            continue;
-        r = find_frame(n, (uint32_t)i);
-        if (r == 0 && !n->frames[i].frame_id)
-            r = queue_frame(n, (uint32_t)i);
+        if (n->frames[i].wanted)
+            r = intern_want_frame(n, (uint32_t)i);
     }
     for (size_t i = 0; i < n->stacks->module_count && r == 0; i++)
         r = resolve_module(n, (uint32_t)i);
@@ -254,194 +272,89 @@ int intern_resolve(struct intern *n)
 
 /* ---- writing ------------------------------------------------------------------------------------------------------ */
 
-static int write_module(struct intern *n, uint32_t module)
+static int module_id_of(struct mt_store *store, const char *identity, const char *path, int64_t *ret_id)
 {
-    const char *path = n->stacks->modules[module].path;
     const char *slash = strrchr(path, '/');
-    struct module_work *work = &n->modules[module];
-    int r = 0;
+    int r = store_find(store, ret_id, S_MODULE_FIND, "t", identity);
 
-    if (!work->module_id)
-        r = store_find(n->store, &work->module_id, S_MODULE_FIND, "t", identity_of(n, module));
-    if (r < 0 || work->module_id)
-        return r;
-    r = store_run(n->store, S_MODULE_ADD, "ttt", identity_of(n, module), path, slash && slash[1] ? slash + 1 : path);
-    work->module_id = sqlite3_last_insert_rowid(n->store->db);
-    return r;
-}
-
-static int symbol_id_of(struct mt_store *store, const struct line *l, int64_t *ret_id)
-{
-    uint64_t h = mt_hash_combine(l->function ? mt_hash_bytes(l->function, strlen(l->function)) : 1,
-        l->file ? mt_hash_bytes(l->file, strlen(l->file)) : 2);
-    int64_t hash = (int64_t)(h & INT64_MAX);
-    int r;
-
-    *ret_id = 0;
-    if (!l->function && !l->file)
-        return 0;
-    r = store_find(store, ret_id, S_SYMBOL_FIND, "itt", hash, l->function, l->file);
     if (r < 0 || *ret_id)
         return r;
-    r = store_run(store, S_SYMBOL_ADD, "itt", hash, l->function, l->file);
+    r = store_run(store, S_MODULE_ADD, "ttt", identity, path, slash && slash[1] ? slash + 1 : path);
     *ret_id = sqlite3_last_insert_rowid(store->db);
     return r;
 }
 
-static int write_lines(struct intern *n, const struct frame_work *f, bool runtime)
+static int write_lines(struct mt_store *store, const struct frame_work *f, bool runtime)
 {
     const struct line nothing = {.runtime = runtime};
-    int user = DEPTH_NONE, r = 0;
+    int r = 0;
 
     for (size_t i = 0; i < (f->line_count ? f->line_count : 1) && r == 0; i++) {
         const struct line *l = f->line_count ? &f->lines[i] : &nothing;
         int64_t symbol_id = 0;
-        r = symbol_id_of(n->store, l, &symbol_id);
+        r = ids_symbol(store, l->function, l->file, &symbol_id);
         if (r == 0)
-            r = store_run(n->store, S_LINE_ADD, "iniin", f->frame_id, (int)i, symbol_id, (int64_t)l->line, (int)l->runtime);
-        if (user == DEPTH_NONE && !l->runtime)
-            user = (int)i;
+            r = store_run(store, S_LINE_ADD, "iniin", f->frame_id, (int)i, symbol_id, (int64_t)l->line, (int)l->runtime);
     }
-    if (r == 0)
-        r = id_map_put(&n->store->user_depths, (uint64_t)f->frame_id, 0, user == DEPTH_NONE ? USER_NONE : user + 2);
     return r;
 }
 
-static int write_frame(struct intern *n, uint32_t frame)
+static int add_frame(struct mt_store *store, int64_t module_id, uint64_t offset, struct frame_work *f, bool runtime)
 {
-    struct frame_work *f = &n->frames[frame];
-    const struct module_work *work = &n->modules[n->stacks->frames[frame].module];
-    int r = 0;
+    struct ids *ids = &store->ids;
+    int r;
 
-    if (!f->frame_id) {
-        r = find_frame(n, frame);
-        if (r == 0 && !f->frame_id) {
-            r = store_run(n->store, S_FRAME_ADD, "iu", work->module_id, offset_of(n, frame));
-            f->frame_id = sqlite3_last_insert_rowid(n->store->db);
-            if (r == 0)
-                r = write_lines(n, f, work->runtime);
-        }
-    }
+    if (ids->last_frame == INT64_MAX)
+        return -EFBIG;
+    f->frame_id = ++ids->last_frame;
+    r = store_run(store, S_FRAME_ADD, "iiu", f->frame_id, module_id, offset);
     if (r == 0)
-        r = id_map_put(&n->store->frames, (uint64_t)work->module_id, offset_of(n, frame), f->frame_id);
+        r = write_lines(store, f, runtime);
+    if (r == 0)
+        r = id_map_put(&ids->frames, (uint64_t)module_id, offset, f->frame_id);
+    if (r == 0)
+        r = id_map_put(&ids->users, (uint64_t)f->frame_id, 0, f->user + 2);
     return r;
 }
 
+/* Another writer may have been first with any of them: ids_learn() was called in this transaction. */
 int intern_write(struct intern *n)
 {
+    const struct mt_store_stacks *s = n->stacks;
     int r = 0;
 
-    for (size_t i = 0; i < n->stacks->module_count && r == 0; i++) {
-        if (n->modules[i].wanted && !n->modules[i].self)
-            r = write_module(n, (uint32_t)i);
-    }
-    for (size_t i = 0; i < n->stacks->frame_count && r == 0; i++) {
-        if (n->frames[i].wanted && !n->modules[n->stacks->frames[i].module].self)
-            r = write_frame(n, (uint32_t)i);
-    }
-    return r;
-}
-
-static int child_of(struct mt_store *store, int64_t parent_id, int64_t frame_id, int64_t *ret_id)
-{
-    int64_t id = id_map_get(&store->stacks, (uint64_t)parent_id, (uint64_t)frame_id);
-    int r = 0;
-
-    if (!id) {
-        r = store_find(store, &id, S_STACK_FIND, "ii", parent_id, frame_id);
-        if (r == 0 && !id) {
-            r = store_run(store, S_STACK_ADD, "ii", parent_id, frame_id);
-            id = sqlite3_last_insert_rowid(store->db);
-        }
-        if (r == 0)
-            r = id_map_put(&store->stacks, (uint64_t)parent_id, (uint64_t)frame_id, id);
-    }
-    *ret_id = id;
-    return r;
-}
-
-static bool is_self(const struct intern *n, uint32_t node)
-{
-    return n->modules[n->stacks->frames[n->stacks->nodes[node].frame].module].self;
-}
-
-int intern_stack(struct intern *n, uint32_t node, int64_t *ret_stack_id)
-{
-    const struct mt_store_node *nodes = n->stacks->nodes;
-    size_t depth = 0;
-    int64_t id = 0;
-
-    if (node >= n->stacks->node_count)
-        return -EINVAL;
-    for (; node != 0 && !n->node_stack[node]; node = nodes[node].parent) {
-        if (depth == n->path_capacity) {
-            size_t capacity = depth ? depth * 2 : 256;
-            uint32_t *path = reallocarray(n->path, capacity, sizeof(*path));
-            if (!path)
-                return -ENOMEM;
-            n->path = path;
-            n->path_capacity = capacity;
-        }
-        n->path[depth++] = node;
-    }
-    if (node != 0)
-        id = n->node_stack[node];
-    while (depth > 0) {
-        node = n->path[--depth];
-        if (!is_self(n, node)) {
-            int r = child_of(n->store, id, n->frames[nodes[node].frame].frame_id, &id);
-            if (r < 0)
-                return r;
-        }
-        n->node_stack[node] = id;
-    }
-    *ret_stack_id = id;
-    return 0;
-}
-
-/* Depth of the innermost function of a frame that may be responsible, or DEPTH_NONE. */
-static int user_depth(struct mt_store *store, int64_t frame_id, int *ret_depth)
-{
-    int64_t known = id_map_get(&store->user_depths, (uint64_t)frame_id, 0);
-
-    if (!known) {
-        int64_t depth = 0, any = 0;
-        int r = store_find(store, &depth, S_FRAME_USER_DEPTH, "i", frame_id);
-        if (r == 0)
-            r = store_find(store, &any, S_FRAME_HAS_USER, "i", frame_id);
-        if (r < 0)
-            return r;
-        known = any ? depth + 2 : USER_NONE;
-        r = id_map_put(&store->user_depths, (uint64_t)frame_id, 0, known);
-        if (r < 0)
-            return r;
-    }
-    *ret_depth = (int)known - 2; /* USER_NONE - 2 = DEPTH_NONE */
-    return 0;
-}
-
-int intern_responsible(struct intern *n, uint32_t node, int64_t *ret_frame_id, int *ret_depth)
-{
-    int64_t innermost = 0;
-
-    for (; node != 0; node = n->stacks->nodes[node].parent) {
-        int64_t frame_id = n->frames[n->stacks->nodes[node].frame].frame_id;
-        int depth, r;
-
-        if (is_self(n, node))
+    for (size_t i = 0; i < s->frame_count && r == 0; i++) {
+        struct frame_work *f = &n->frames[i];
+        struct module_work *work = &n->modules[s->frames[i].module];
+        if (!f->wanted || work->self || f->frame_id)
             continue;
-        r = user_depth(n->store, frame_id, &depth);
-        if (r < 0)
-            return r;
-        if (depth != DEPTH_NONE) {
-            *ret_frame_id = frame_id;
-            *ret_depth = depth;
-            return 0;
-        }
-        if (!innermost)
-            innermost = frame_id;
+        if (!work->wanted)
+            r = module_id_of(n->store, identity_of(n, s->frames[i].module), s->modules[s->frames[i].module].path, &work->module_id);
+        work->wanted = true;
+        if (r == 0)
+            find_frame(n, (uint32_t)i);
+        if (r == 0 && !f->frame_id)
+            r = add_frame(n->store, work->module_id, offset_of(n, (uint32_t)i), f, work->runtime);
     }
-    *ret_frame_id = innermost;
-    *ret_depth = 0;
-    return 0;
+    return r;
+}
+
+int intern_other_frame(struct intern *n, int64_t *ret_frame_id)
+{
+    struct line line = {.function = (char *)"[other callers]", .runtime = true};
+    struct frame_work f = {.lines = &line, .line_count = 1, .user = USER_NONE};
+    int64_t module_id;
+    int r = 0;
+
+    if (!n->other_frame_id) {
+        r = module_id_of(n->store, pseudo_module, pseudo_module, &module_id);
+        if (r == 0)
+            f.frame_id = id_map_get(&n->store->ids.frames, (uint64_t)module_id, PSEUDO_OTHER);
+        if (r == 0 && !f.frame_id)
+            r = add_frame(n->store, module_id, PSEUDO_OTHER, &f, true);
+        if (r == 0)
+            n->other_frame_id = f.frame_id;
+    }
+    *ret_frame_id = n->other_frame_id;
+    return r;
 }

@@ -4,8 +4,10 @@
  *   open.c       opening, schema and migrations, batches, closing
  *   statement.c  prepared statements and SQLite's errors
  *   run.c        runs, processes, the ledger of losses, repair
- *   intern.c     modules, frames, stacks: each once per database
- *   site.c       sites and their responsible frame
+ *   ids.c        the ids that the database has, in memory
+ *   intern.c     modules and frames: each once per database
+ *   stack.c      stacks, whole and folded, and their responsible frame
+ *   site.c       sites
  *   series.c     samples, phases, iterations, marks, snapshots
  *   cohort.c     verdicts over iterations
  *   runtime.c    which modules and functions are never responsible
@@ -21,21 +23,42 @@
 #include "store/store.h"
 
 #define STORE_APPLICATION_ID 0x6d747261 /* "mtra" */
-#define STORE_SCHEMA_VERSION 1
+#define STORE_SCHEMA_VERSION 2
 
-extern const char mt_store_schema_1[];
+extern const char mt_store_schema[];
 
 /* A pair of numbers -> an id that is not 0. */
 struct id_map {
     struct id_entry {
         uint64_t a, b;
-        int64_t id; /* 0: free */
+        int64_t id;
     } *entries;
-    size_t capacity, count; /* capacity: 0 or a power of two */
+    size_t count, capacity;
+    uint64_t *slots; /* 0: free; else the upper half of the hash, and entry + 1 */
+    size_t mask;
 };
 int64_t id_map_get(const struct id_map *map, uint64_t a, uint64_t b); /* 0: not there */
 int id_map_put(struct id_map *map, uint64_t a, uint64_t b, int64_t id);
+int id_map_reserve(struct id_map *map, size_t more); /* room for so many more without growing */
 void id_map_clear(struct id_map *map);
+
+/*
+ * ids.c: what the database has, in memory. Rows of these tables are only ever added, each with the next id, and inside of a
+ * transaction for writing: what is not known yet lies behind the last id that is. A failure empties it, since it may take rows back.
+ */
+struct ids {
+    struct id_map frames;  /* (module_id, offset) -> frame_id */
+    struct id_map users;   /* (frame_id, 0) -> depth of its first function that may be responsible + 2, 1: none */
+    struct id_map stacks;  /* (parent_id, frame_id) -> stack_id */
+    struct id_map sites;   /* (stack_id, heap_id) -> site_id */
+    struct id_map symbols; /* (hash, other hash) -> symbol_id, to be compared with the row */
+    int64_t last_frame, last_stack, last_site, last_symbol;
+    bool symbols_known; /* in this transaction; read only when the first one is to be written */
+};
+/* Learns what others have added. Inside of a transaction for writing it is then complete. */
+int ids_learn(struct mt_store *store);
+int ids_symbol(struct mt_store *store, const char *function, const char *file, int64_t *ret_id);
+void ids_forget(struct ids *ids);
 
 /* X(symbol, SQL): every statement that is run more than once. */
 #define STORE_STATEMENTS(X)                                                                                            \
@@ -61,20 +84,25 @@ void id_map_clear(struct id_map *map);
     X(PROCESS_END, "UPDATE process SET ended_ns = nullif(?2, -1), end_kind = ?3, exit_status = nullif(?4, -1) WHERE process_id = ?1")          \
     X(MODULE_FIND, "SELECT module_id FROM module WHERE identity = ?1")                                                 \
     X(MODULE_ADD, "INSERT INTO module (identity, path, name) VALUES (?1, ?2, ?3)")                                     \
-    X(FRAME_FIND, "SELECT frame_id FROM frame WHERE module_id = ?1 AND offset = ?2")                                   \
-    X(FRAME_ADD, "INSERT INTO frame (module_id, offset) VALUES (?1, ?2)")                                              \
-    X(FRAME_USER_DEPTH, "SELECT depth FROM frame_line WHERE frame_id = ?1 AND runtime = 0 ORDER BY depth LIMIT 1")     \
-    X(FRAME_HAS_USER, "SELECT 1 FROM frame_line WHERE frame_id = ?1 AND runtime = 0")                                  \
+    X(FRAME_ADD, "INSERT INTO frame (frame_id, module_id, offset) VALUES (?1, ?2, ?3)")                                \
+    X(FRAME_SCAN, "SELECT f.frame_id, f.module_id, f.offset, "                                                         \
+                  "(SELECT min(depth) FROM frame_line AS l WHERE l.frame_id = f.frame_id AND runtime = 0) "             \
+                  "FROM frame AS f WHERE frame_id > ?1")                                                               \
     X(LINE_ADD, "INSERT INTO frame_line (frame_id, depth, symbol_id, line, runtime) "                                  \
                 "VALUES (?1, ?2, nullif(?3, 0), nullif(?4, 0), ?5)")                                                   \
-    X(SYMBOL_FIND, "SELECT symbol_id FROM symbol WHERE hash = ?1 AND function IS ?2 AND file IS ?3")                   \
-    X(SYMBOL_ADD, "INSERT INTO symbol (hash, function, file) VALUES (?1, ?2, ?3)")                                     \
-    X(STACK_FIND, "SELECT stack_id FROM stack WHERE parent_id = ?1 AND frame_id = ?2")                                 \
-    X(STACK_ADD, "INSERT INTO stack (parent_id, frame_id) VALUES (?1, ?2)")                                            \
+    X(SYMBOL_SCAN, "SELECT symbol_id, function, file FROM symbol WHERE symbol_id > ?1")                                \
+    X(SYMBOL_IS, "SELECT symbol_id FROM symbol WHERE symbol_id = ?1 AND function IS ?2 AND file IS ?3")                \
+    X(SYMBOL_ADD, "INSERT INTO symbol (symbol_id, function, file) VALUES (?1, ?2, ?3)")                                \
+    X(STACK_SCAN, "SELECT stack_id, up, frame_id FROM stack WHERE stack_id > ?1")                                      \
+    X(STACK_LAST, "SELECT max(stack_id) FROM stack")                                                                   \
+    X(STACK_ADD, "INSERT INTO stack (stack_id, up, frame_id) VALUES (?1, ?2, ?3)")                                     \
     X(HEAP_FIND, "SELECT heap_id FROM heap WHERE name = ?1 AND kind = ?2")                                             \
     X(HEAP_ADD, "INSERT INTO heap (name, kind) VALUES (?1, ?2)")                                                       \
-    X(SITE_FIND, "SELECT site_id FROM site WHERE stack_id = ?1 AND heap_id = ?2")                                      \
-    X(SITE_ADD, "INSERT INTO site (stack_id, heap_id, frame_id, depth) VALUES (?1, ?2, nullif(?3, 0), ?4)")            \
+    X(SITE_SCAN, "SELECT site_id, stack_id, heap_id FROM site WHERE site_id > ?1")                                     \
+    X(SITE_LAST, "SELECT max(site_id) FROM site")                                                                      \
+    X(SITE_ADD, "INSERT INTO site (site_id, stack_id, heap_id, frame_id, depth, folded) "                              \
+                "VALUES (?1, ?2, ?3, nullif(?4, 0), ?5, ?6)")                                                          \
+    X(FOLDED_SET, "UPDATE process SET folded_sites = ?2, folded_blocks = ?3, folded_bytes = ?4 WHERE process_id = ?1") \
     X(TOTALS_CLEAR, "DELETE FROM site_totals WHERE process_id = ?1")                                                   \
     X(TOTALS_ADD, "INSERT INTO site_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) "      \
                   "ON CONFLICT DO UPDATE SET peak_bytes = peak_bytes + ?3, peak_blocks = peak_blocks + ?4, "           \
@@ -114,10 +142,7 @@ struct mt_store {
     bool read_only;
     char error[256]; /* when it is not SQLite's */
     sqlite3_stmt *statements[S_COUNT];
-    /* Ids known to be in the database. Emptied on any failure, since it may take rows back. */
-    struct id_map frames; /* (module_id, offset) -> frame_id */
-    struct id_map stacks; /* (parent_id, frame_id) -> stack_id */
-    struct id_map user_depths; /* (frame_id, 0) -> depth of its first function that may be responsible + 2, 1: none */
+    struct ids ids;
 };
 
 /* statement.c. Each returns 0 or -errno. */
@@ -129,22 +154,13 @@ int store_exec(struct mt_store *store, const char *sql);
  */
 int store_run(struct mt_store *store, enum store_statement which, const char *types, ...);
 int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement which, const char *types, ...);
+/* Calls `row` for each row of a statement whose one parameter is `after`; it returns 0 or -errno. */
+int store_scan(struct mt_store *store, enum store_statement which, int64_t after,
+    int (*row)(struct mt_store *store, sqlite3_stmt *statement));
 /* A transaction of the call's own, unless the caller has one. store_leave ends it: result < 0 takes it back. */
 int store_enter(struct mt_store *store, bool *ret_own);
 int store_leave(struct mt_store *store, bool own, int result);
-void store_forget(struct mt_store *store);
 void store_finish_statements(struct mt_store *store);
-
-/* intern.c: node ids of `stacks` -> stack ids. */
-struct intern; /* one call's work */
-int intern_create(struct mt_store *store, const struct mt_store_stacks *stacks, struct intern **ret_intern);
-void intern_destroy(struct intern *intern);
-int intern_want(struct intern *intern, uint32_t node); /* the stacks that will be asked for */
-int intern_resolve(struct intern *intern); /* reads only; the slow part, best outside of a transaction */
-int intern_write(struct intern *intern);
-int intern_stack(struct intern *intern, uint32_t node, int64_t *ret_stack_id);
-/* frame_id 0: the stack is empty */
-int intern_responsible(struct intern *intern, uint32_t node, int64_t *ret_frame_id, int *ret_depth);
 
 /* runtime.c */
 bool runtime_module(const char *path, uint32_t flags);

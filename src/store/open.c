@@ -18,9 +18,6 @@
 
 enum { BUSY_TIMEOUT_MS = 10000, MODE_RETRY_US = 2000 };
 
-/* Migration i brings a database from version i to i + 1. */
-static const char *const migrations[STORE_SCHEMA_VERSION] = {mt_store_schema_1};
-
 static int pragma_integer(struct mt_store *store, const char *sql, int64_t *ret_value)
 {
     sqlite3_stmt *s = NULL;
@@ -42,7 +39,7 @@ static int pragma_integer(struct mt_store *store, const char *sql, int64_t *ret_
 
 int store_check(struct mt_store *store, int64_t *ret_version)
 {
-    int64_t id, version, tables;
+    int64_t id = 0, version = 0, tables = 0;
     int r = pragma_integer(store, "PRAGMA application_id", &id);
 
     if (r == 0)
@@ -59,16 +56,17 @@ int store_check(struct mt_store *store, int64_t *ret_version)
         snprintf(store->error, sizeof(store->error), "not a memtrace database");
         return -EBADMSG;
     }
-    if (version < 1 || version > STORE_SCHEMA_VERSION) {
-        snprintf(store->error, sizeof(store->error), "schema version %lld, this memtrace knows up to %d",
-            (long long)version, STORE_SCHEMA_VERSION);
+    if (version != STORE_SCHEMA_VERSION) {
+        snprintf(store->error, sizeof(store->error), "schema version %lld, this memtrace has %d", (long long)version,
+            STORE_SCHEMA_VERSION);
         return version < 1 ? -EBADMSG : -EPROTO;
     }
     *ret_version = version;
     return 0;
 }
 
-static int migrate(struct mt_store *store)
+/* Version 1 was never released: there is nothing to migrate from yet. */
+static int create(struct mt_store *store)
 {
     int64_t version = 0;
     char text[96];
@@ -79,8 +77,8 @@ static int migrate(struct mt_store *store)
     r = mt_store_begin(store);
     if (r == 0)
         r = store_check(store, &version); /* another writer may have been first */
-    for (; r == 0 && version < STORE_SCHEMA_VERSION; version++)
-        r = store_exec(store, migrations[version]);
+    if (r == 0 && version == 0)
+        r = store_exec(store, mt_store_schema);
     if (r == 0) {
         snprintf(text, sizeof(text), "PRAGMA application_id = %d; PRAGMA user_version = %d", STORE_APPLICATION_ID,
             STORE_SCHEMA_VERSION);
@@ -127,13 +125,17 @@ int mt_store_open(const char *path, struct mt_store **ret_store)
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, (int *)NULL);
     r = store_check(store, &version); /* before the mode of a stranger's file is changed */
+    if (r == 0 && version == 0) /* there is nothing to lose in a file that is being made: no waiting for the disk */
+        r = store_exec(store, "PRAGMA synchronous = OFF");
     if (r == 0)
         r = enter_wal(store);
     if (r == 0)
-        r = store_exec(store, "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -8192;"
-                              "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = 1");
+        r = store_exec(store, "PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;"
+                              "PRAGMA cell_size_check = 1");
     if (r == 0)
-        r = migrate(store);
+        r = create(store);
+    if (r == 0)
+        r = store_exec(store, "PRAGMA synchronous = NORMAL");
     if (r == 0)
         r = mt_store_repair(store);
     if (r < 0)
@@ -152,11 +154,14 @@ void mt_store_close(struct mt_store *store)
     if (!store)
         return;
     store_finish_statements(store);
-    store_forget(store);
+    ids_forget(&store->ids);
     if (!store->read_only) {
         mt_store_rollback(store);
         sqlite3_busy_timeout(store->db, 0);
-        /* Refused while anyone else has it open; that one will do it, or the next. */
+        /* On disk first, in two waits for it; then the mode, which needs none. Refused while anyone else has it open; that one
+         * will do it, or the next. */
+        if (sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) == SQLITE_OK)
+            sqlite3_exec(store->db, "PRAGMA synchronous = OFF", NULL, NULL, NULL);
         sqlite3_exec(store->db, "PRAGMA journal_mode = DELETE", NULL, NULL, NULL);
     }
     sqlite3_close_v2(store->db);
@@ -184,7 +189,7 @@ int mt_store_commit(struct mt_store *store)
 
 void mt_store_rollback(struct mt_store *store)
 {
-    store_forget(store);
+    ids_forget(&store->ids);
     if (!sqlite3_get_autocommit(store->db))
         sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
 }

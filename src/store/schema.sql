@@ -1,11 +1,16 @@
--- The database of memtrace, version 1.
+-- The database of memtrace, version 2.
 --
 -- Tables hold ids and numbers; everything that people and tests read goes through the views at the end, whose names and meanings
 -- are a contract (more columns may come). Sizes in bytes. started_at is in ns since 1970, every other time in ns since the
 -- start of the run.
 --
 -- Identity: a module is its build-id (its path where it has none), a frame is (module, offset), a stack is (parent stack, frame),
--- a site is (stack, heap). Each is kept once however many runs mention it, so that runs join on site_id.
+-- a site is (stack, heap). Each is kept once however many runs mention it, so that runs join on site_id. Writers find frames,
+-- stacks and sites in memory (ids.c), not through an index, and never delete one: hence the tables without UNIQUE.
+--
+-- Folding: of a process with very many callsites only those that matter are kept whole. The others are added up by their innermost
+-- frames, up to and including the responsible one, with the pseudo frame [other callers] as their root. Function, file, line,
+-- module and heap of every byte are exact all the same, and so are all sums; only who called the function is not kept.
 
 CREATE TABLE run (
     run_id INTEGER PRIMARY KEY,
@@ -47,7 +52,9 @@ CREATE TABLE process (
     unmapped_bytes INTEGER NOT NULL DEFAULT 0, peak_mapped_bytes INTEGER NOT NULL DEFAULT 0,
     live_mapped_bytes INTEGER NOT NULL DEFAULT 0, unmatched_frees INTEGER NOT NULL DEFAULT 0,
     peak_rss_bytes INTEGER NOT NULL DEFAULT 0, overhead_bytes INTEGER NOT NULL DEFAULT 0,
-    lost_events INTEGER NOT NULL DEFAULT 0, python_bytes INTEGER NOT NULL DEFAULT 0, threads INTEGER NOT NULL DEFAULT 0
+    lost_events INTEGER NOT NULL DEFAULT 0, python_bytes INTEGER NOT NULL DEFAULT 0, threads INTEGER NOT NULL DEFAULT 0,
+    -- callsites that are not kept whole, and what was allocated there
+    folded_sites INTEGER NOT NULL DEFAULT 0, folded_blocks INTEGER NOT NULL DEFAULT 0, folded_bytes INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX process_run ON process (run_id);
 
@@ -62,18 +69,14 @@ CREATE TABLE module (
 CREATE TABLE frame (
     frame_id INTEGER PRIMARY KEY,
     module_id INTEGER NOT NULL REFERENCES module,
-    offset INTEGER NOT NULL, -- ELF virtual address
-    UNIQUE (module_id, offset)
+    offset INTEGER NOT NULL -- ELF virtual address; in the module [unknown] 0: an address, 1: [cut], 2: [other callers]
 );
 
--- found by hash: an index over the names themselves would hold each of them a second time
 CREATE TABLE symbol (
     symbol_id INTEGER PRIMARY KEY,
-    hash INTEGER NOT NULL,
     function TEXT,
     file TEXT
 );
-CREATE INDEX symbol_hash ON symbol (hash);
 
 -- What a frame means: several functions where the compiler inlined some. depth 0 is the innermost; runtime is 1 for the C library, the
 -- C++ runtime, allocators and the like: never the responsible frame while there is another.
@@ -86,12 +89,12 @@ CREATE TABLE frame_line (
     PRIMARY KEY (frame_id, depth)
 ) WITHOUT ROWID;
 
--- parent_id 0: none; stack 0 is the empty stack and has no row
+-- The stack that called this one is stack_id - up: nearly always the row before, and SQLite keeps a 1 in no room at all. Stack 0 is
+-- the empty stack and has no row.
 CREATE TABLE stack (
     stack_id INTEGER PRIMARY KEY,
-    parent_id INTEGER NOT NULL,
-    frame_id INTEGER NOT NULL REFERENCES frame,
-    UNIQUE (parent_id, frame_id)
+    up INTEGER NOT NULL,
+    frame_id INTEGER NOT NULL REFERENCES frame
 );
 
 -- kind tells rows of one heap apart: '' or, for mmap, 'file' and 'backing' (an allocator's own mappings)
@@ -102,14 +105,14 @@ CREATE TABLE heap (
     UNIQUE (name, kind)
 );
 
--- (frame_id, depth) is the responsible frame; NULL for an empty stack
+-- (frame_id, depth) is the responsible frame; NULL for an empty stack. folded: callsites that differ in their callers alone.
 CREATE TABLE site (
     site_id INTEGER PRIMARY KEY,
     stack_id INTEGER NOT NULL,
     heap_id INTEGER NOT NULL REFERENCES heap,
     frame_id INTEGER,
     depth INTEGER,
-    UNIQUE (stack_id, heap_id)
+    folded INTEGER NOT NULL
 );
 
 CREATE TABLE site_totals (
@@ -120,7 +123,7 @@ CREATE TABLE site_totals (
     allocated_bytes INTEGER NOT NULL, allocated_blocks INTEGER NOT NULL,
     freed_blocks INTEGER NOT NULL, temporary_blocks INTEGER NOT NULL,
     lifetime_ns_sum INTEGER NOT NULL, lifetime_ns_min INTEGER NOT NULL, lifetime_ns_max INTEGER NOT NULL,
-    own_peak_bytes INTEGER NOT NULL,
+    own_peak_bytes INTEGER NOT NULL, -- of a folded site: the largest of its callsites' own
     PRIMARY KEY (process_id, site_id)
 ) WITHOUT ROWID;
 
@@ -253,7 +256,8 @@ SELECT r.run_id, r.label, r.command, r.cwd, r.started_at,
     coalesce(r.live_mapped_bytes, sum(p.live_mapped_bytes), 0) AS live_mapped_bytes,
     coalesce(r.unmatched_frees, sum(p.unmatched_frees), 0) AS unmatched_frees,
     coalesce(r.python_bytes, sum(p.python_bytes), 0) AS python_bytes,
-    coalesce(r.threads, sum(p.threads), 0) AS threads
+    coalesce(r.threads, sum(p.threads), 0) AS threads,
+    coalesce(sum(p.folded_sites), 0) AS folded_sites
 FROM run AS r LEFT JOIN process AS p USING (run_id)
 GROUP BY r.run_id;
 
@@ -264,7 +268,8 @@ SELECT p.run_id, p.process_id, p.parent_process_id, p.pid, p.exe, p.command,
     p.end_kind, p.exit_status, p.allocator, p.python_version,
     p.allocated_blocks, p.allocated_bytes, p.freed_blocks, p.peak_live_bytes, p.live_bytes, p.live_blocks, p.peak_rss_bytes,
     p.started_ns, p.ended_ns, p.freed_bytes, p.peak_live_blocks, p.mapped_blocks, p.mapped_bytes, p.unmapped_bytes,
-    p.peak_mapped_bytes, p.live_mapped_bytes, p.unmatched_frees, p.overhead_bytes, p.lost_events, p.python_bytes, p.threads
+    p.peak_mapped_bytes, p.live_mapped_bytes, p.unmatched_frees, p.overhead_bytes, p.lost_events, p.python_bytes, p.threads,
+    p.folded_sites, p.folded_blocks, p.folded_bytes
 FROM process AS p JOIN run AS r USING (run_id);
 
 -- The responsible frame and the stack in words of each site. The stack is worked out only where a query asks for it, and with
@@ -275,9 +280,10 @@ SELECT s.site_id, heap.name AS heap, heap.kind AS kind,
     symbol.file AS file, fl.line AS line, module.path AS module,
     coalesce((
         WITH RECURSIVE walk (level, frame_id, parent_id) AS (
-            SELECT 0, stack.frame_id, stack.parent_id FROM stack WHERE stack.stack_id = s.stack_id
+            SELECT 0, stack.frame_id, stack.stack_id - stack.up FROM stack WHERE stack.stack_id = s.stack_id
             UNION ALL
-            SELECT walk.level + 1, stack.frame_id, stack.parent_id FROM walk JOIN stack ON stack.stack_id = walk.parent_id
+            SELECT walk.level + 1, stack.frame_id, stack.stack_id - stack.up FROM walk JOIN stack ON stack.stack_id = walk.parent_id
+            WHERE stack.up > 0 -- always, but in a damaged file: without end
         )
         SELECT group_concat(text, ';') FROM (
             SELECT replace(coalesce(y.function, m.name || printf('+0x%x', f.offset)), ';', ',') AS text
@@ -287,7 +293,7 @@ SELECT s.site_id, heap.name AS heap, heap.kind AS kind,
                 LEFT JOIN symbol AS y ON y.symbol_id = l.symbol_id
             ORDER BY walk.level, l.depth)
     ), '') AS stack,
-    s.stack_id
+    s.stack_id, s.folded
 FROM site AS s JOIN heap USING (heap_id)
     LEFT JOIN frame ON frame.frame_id = s.frame_id
     LEFT JOIN module ON module.module_id = frame.module_id
@@ -300,7 +306,8 @@ SELECT p.run_id, t.process_id, t.site_id, s.heap, s.function, s.file, s.line, s.
     s.stack, s.kind, t.freed_blocks, t.own_peak_bytes,
     CASE WHEN t.freed_blocks > 0 THEN t.lifetime_ns_sum / t.freed_blocks END AS lifetime_ns_mean,
     CASE WHEN t.freed_blocks > 0 THEN t.lifetime_ns_min END AS lifetime_ns_min,
-    CASE WHEN t.freed_blocks > 0 THEN t.lifetime_ns_max END AS lifetime_ns_max
+    CASE WHEN t.freed_blocks > 0 THEN t.lifetime_ns_max END AS lifetime_ns_max,
+    s.folded
 FROM site_totals AS t JOIN process AS p USING (process_id) JOIN sites AS s USING (site_id);
 
 -- A process without iterations has the one verdict that needs no statistics. Mappings of files and an allocator's own mappings are not

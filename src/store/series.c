@@ -3,6 +3,11 @@
  */
 #include "store/internal.h"
 
+int mt_store_folded(struct mt_store *store, int64_t process_id, const struct mt_store_folded *folded)
+{
+    return store_run(store, S_FOLDED_SET, "iuuu", process_id, folded->sites, folded->blocks, folded->bytes);
+}
+
 int mt_store_site_totals(
     struct mt_store *store, int64_t run_id, int64_t process_id, const struct mt_store_site_totals *rows, size_t count)
 {

@@ -151,6 +151,22 @@ int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement whi
     return r;
 }
 
+int store_scan(struct mt_store *store, enum store_statement which, int64_t after,
+    int (*row)(struct mt_store *store, sqlite3_stmt *statement))
+{
+    sqlite3_stmt *s = NULL;
+    int r = prepared(store, which, &s), rc = SQLITE_ROW;
+
+    if (r == 0)
+        r = store_error_of(store, sqlite3_bind_int64(s, 1, after));
+    while (r == 0 && (rc = sqlite3_step(s)) == SQLITE_ROW)
+        r = row(store, s);
+    if (r == 0)
+        r = store_error_of(store, rc);
+    sqlite3_reset(s);
+    return r;
+}
+
 int store_enter(struct mt_store *store, bool *ret_own)
 {
     bool own = sqlite3_get_autocommit(store->db) != 0;
@@ -169,18 +185,11 @@ int store_leave(struct mt_store *store, bool own, int result)
     if (own && result >= 0)
         return mt_store_commit(store);
     if (result < 0) {
-        store_forget(store);
+        ids_forget(&store->ids);
         if (own)
             mt_store_rollback(store);
     }
     return result;
-}
-
-void store_forget(struct mt_store *store)
-{
-    id_map_clear(&store->frames);
-    id_map_clear(&store->stacks);
-    id_map_clear(&store->user_depths);
 }
 
 void store_finish_statements(struct mt_store *store)

@@ -8,7 +8,7 @@
  *
  * All functions return 0 or -errno (-EBUSY: another writer held the database for longer than the time-out;
  * -ENOSPC, -EROFS, -EACCES, -EIO as SQLite reports them; -EBADMSG: not a memtrace database or damaged;
- * -EPROTO: made by a newer memtrace) and leave ret_ arguments untouched on failure.
+ * -EPROTO: made by another version of memtrace) and leave ret_ arguments untouched on failure.
  * Not thread-safe: one handle belongs to one thread. Several processes may write to one database.
  */
 #ifndef MT_STORE_STORE_H
@@ -20,7 +20,7 @@
 
 struct mt_store;
 
-/* Opens for writing; creates the file and the schema, or migrates an older one. The caller closes with mt_store_close(). */
+/* Opens for writing; creates the file and the schema. The caller closes with mt_store_close(). */
 int mt_store_open(const char *path, struct mt_store **ret_store);
 
 /* Checkpoints, removes -wal and -shm where no one else has the file open, frees. Accepts NULL. */
@@ -136,18 +136,21 @@ struct mt_store_stacks {
 
 /*
  * Gives each of `count` leaf nodes its site in the database, creating modules, frames (resolved to function, file
- * and line through symbol/), stacks and sites that are new. heaps[i] is the site's heap: "malloc", "mmap", "python" or a custom name;
- * kinds[i] is NULL or tells rows of one heap apart ("file" for file mappings, "backing" for an allocator's own mappings).
+ * and line through symbol/), stacks and sites that are new. heap is the site's heap: "malloc", "mmap", "python" or a custom name;
+ * kind is NULL or tells rows of one heap apart ("file" for file mappings, "backing" for an allocator's own mappings).
  * ret_site_ids has room for count ids. Reading debug information can take seconds: called outside of a batch, that part runs
  * without a lock, so that other writers need not wait for it.
  */
 struct mt_store_site_key {
     uint32_t node;
+    /* In: the stack need be kept only up to its responsible frame (schema.sql says what folding is). Out: nothing more was kept,
+     * because the database does not have the whole stack already, and there are callers. Several keys may then have one site. */
+    bool fold;
     const char *heap;
     const char *kind;
 };
-int mt_store_sites(struct mt_store *store, const struct mt_store_stacks *stacks, const struct mt_store_site_key *keys,
-    size_t count, int64_t *ret_site_ids);
+int mt_store_sites(struct mt_store *store, const struct mt_store_stacks *stacks, struct mt_store_site_key *keys, size_t count,
+    int64_t *ret_site_ids);
 
 struct mt_store_site_totals {
     int64_t site_id;
@@ -163,6 +166,12 @@ struct mt_store_site_totals {
 /* Replaces what an earlier call wrote for this process. */
 int mt_store_site_totals(
     struct mt_store *store, int64_t run_id, int64_t process_id, const struct mt_store_site_totals *rows, size_t count);
+
+/* How many callsites of the process are folded, and what was allocated there. */
+struct mt_store_folded {
+    uint64_t sites, blocks, bytes;
+};
+int mt_store_folded(struct mt_store *store, int64_t process_id, const struct mt_store_folded *folded);
 
 /* ---- along the time ------------------------------------------------------------------------------------------ */
 

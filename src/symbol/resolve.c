@@ -18,6 +18,7 @@
 struct module {
     Dwfl *dwfl;
     Dwfl_Module *module;
+    bool names_only;
     struct name_table names;
     struct function_table functions;
     /* room for what one callback shows */
@@ -76,6 +77,20 @@ static int open_checked(const char *path, const uint8_t *build_id, size_t build_
     return fd;
 }
 
+/* Opens /usr/lib/debug/.build-id/ab/cdef.debug; `used` has room for PATH_MAX bytes. */
+static int open_by_build_id(const uint8_t *build_id, size_t build_id_bytes, char *used, size_t used_size)
+{
+    int at;
+
+    if (build_id_bytes < 2 || build_id_bytes > 32)
+        return -ENOENT;
+    at = snprintf(used, used_size, "/usr/lib/debug/.build-id/%02x/", build_id[0]);
+    for (size_t i = 1; i < build_id_bytes; i++)
+        at += snprintf(used + at, used_size - (size_t)at, "%02x", build_id[i]);
+    snprintf(used + at, used_size - (size_t)at, ".debug");
+    return open_checked(used, build_id, build_id_bytes);
+}
+
 /* The file itself, else its separate debug file, which has all that is needed to find names. */
 static int open_module(const char *path, const uint8_t *build_id, size_t build_id_bytes, char *used, size_t used_size)
 {
@@ -89,21 +104,43 @@ static int open_module(const char *path, const uint8_t *build_id, size_t build_i
         used[n - (sizeof(deleted) - 1)] = '\0';
         fd = open_checked(used, build_id, build_id_bytes);
     }
-    if (fd < 0 && build_id_bytes >= 2 && build_id_bytes <= 32) {
-        int at = snprintf(used, used_size, "/usr/lib/debug/.build-id/%02x/", build_id[0]);
-        for (size_t i = 1; i < build_id_bytes; i++)
-            at += snprintf(used + at, used_size - (size_t)at, "%02x", build_id[i]);
-        snprintf(used + at, used_size - (size_t)at, ".debug");
-        fd = open_checked(used, build_id, build_id_bytes);
-    }
+    if (fd < 0)
+        fd = open_by_build_id(build_id, build_id_bytes, used, used_size);
     return fd >= 0 ? fd : r;
+}
+
+/*
+ * Where separate debug files are: by build-id, or under the name that the file gives, beside it or under /usr/lib/debug. elfutils' own
+ * search goes on to ask a server, for which it loads a client and all that this needs, even where none is named.
+ */
+static int find_debug(Dwfl_Module *module, void **user, const char *name, Dwarf_Addr start, const char *file,
+    const char *link, GElf_Word checksum, char **ret_file)
+{
+    static const char *const places[][2] = {{"", "/"}, {"", "/.debug/"}, {"/usr/lib/debug", "/"}};
+    const unsigned char *build_id;
+    char path[PATH_MAX];
+    GElf_Addr where;
+    int n = dwfl_module_build_id(module, &build_id, &where), fd;
+    const char *slash = file ? strrchr(file, '/') : NULL;
+
+    if (n <= 0) /* then it compares checksums, and asks nobody */
+        return dwfl_standard_find_debuginfo(module, user, name, start, file, link, checksum, ret_file);
+    fd = open_by_build_id(build_id, (size_t)n, path, sizeof(path));
+    for (size_t i = 0; i < 3 && fd < 0 && slash && link && *link; i++) {
+        snprintf(path, sizeof(path), "%s%.*s%s%s", places[i][0], (int)(slash - file), file, places[i][1], link);
+        if (strcmp(path, file) != 0)
+            fd = open_checked(path, build_id, (size_t)n);
+    }
+    if (fd >= 0)
+        *ret_file = strdup(path);
+    return fd >= 0 ? fd : -1;
 }
 
 static int begin(struct module *m, const char *path, int fd)
 {
     static char debug_path[] = ":.debug:/usr/lib/debug", *debug_paths = debug_path;
     static const Dwfl_Callbacks callbacks = {.find_elf = dwfl_build_id_find_elf,
-        .find_debuginfo = dwfl_standard_find_debuginfo,
+        .find_debuginfo = find_debug,
         .section_address = dwfl_offline_section_address,
         .debuginfo_path = &debug_paths};
 
@@ -164,7 +201,7 @@ static void present(struct module *m, struct mt_symbol *chain, size_t count)
 static size_t look_up(struct module *m, uint64_t address, struct mt_symbol *chain)
 {
     Dwarf_Addr bias = 0;
-    Dwarf_Die *unit = dwfl_module_addrdie(m->module, address, &bias);
+    Dwarf_Die *unit = m->names_only ? NULL : dwfl_module_addrdie(m->module, address, &bias);
     size_t count = 0;
 
     chain[0] = (struct mt_symbol){0};
@@ -233,8 +270,8 @@ static int open_vdso(const uint8_t *build_id, size_t build_id_bytes)
     return fd;
 }
 
-int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, const uint64_t *offsets, size_t count,
-    mt_symbol_fn fn, void *argument)
+int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
+    const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
 {
     char used[PATH_MAX + 64];
     struct module *m;
@@ -254,6 +291,7 @@ int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id
         close(fd);
         return -ENOMEM;
     }
+    m->names_only = depth == MT_SYMBOL_NAMES;
     r = begin(m, used, fd);
     if (r == 0)
         r = look_up_all(m, offsets, count, fn, argument);

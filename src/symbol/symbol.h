@@ -20,14 +20,19 @@ struct mt_symbol {
 /* chain: innermost (inlined) function first; the texts are valid during the call only. count is at least 1. */
 typedef void (*mt_symbol_fn)(size_t index, const struct mt_symbol *chain, size_t count, void *argument);
 
+enum mt_symbol_depth {
+    MT_SYMBOL_ALL,
+    MT_SYMBOL_NAMES, /* functions alone, from symbol tables: debug data, which may be large and compressed, is not read */
+};
+
 /*
  * Calls `fn` for each offset (an ELF virtual address) that means something, with its index; in any order. path may end in
  * " (deleted)" or be "[vdso]". All memory is released before it returns. 0; -ENOENT: neither the
  * file nor debug information for it is there; -ESTALE: the file is not the one that was loaded; -ENOEXEC: no ELF file;
  * -ENOMEM. Then fn has not been called.
  */
-int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, const uint64_t *offsets, size_t count,
-    mt_symbol_fn fn, void *argument);
+int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
+    const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument);
 
 /*
  * Demangles a C++ or Rust name, without parameters, into `buffer`; a name that is not mangled, or whose expansion does not

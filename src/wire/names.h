@@ -15,6 +15,7 @@
     X(FOLLOW, "MEMTRACE_FOLLOW", "0: do not trace child processes")                                                    \
     X(LOG, "MEMTRACE_LOG", "1: say on stderr what went wrong, a line each")                                            \
     X(VERIFY, "MEMTRACE_VERIFY", "1: unwind each stack by libunwind too and count differences")                        \
+    X(SITES, "MEMTRACE_SITES", "all, or how many callsites of a process are kept with their callers (default 1500)")   \
     X(READER, "MEMTRACE_READER", "path of the reader (default: next to the library, then on PATH)")                    \
     X(SOCKET, "MEMTRACE_SOCKET", "internal: the running reader's socket")
 

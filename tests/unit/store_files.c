@@ -282,7 +282,7 @@ static void test_queries_only_read(void **state)
     assert_int_equal(mt_query_create(store, "SELEC", &query), -EINVAL);
     assert_int_equal(mt_query_create(store, "", &query), -EINVAL);
     assert_int_equal(mt_query_create(store, "SELECT 1; SELECT 2", &query), -E2BIG);
-    assert_int_equal(number(store, "PRAGMA user_version"), 1);
+    assert_int_equal(number(store, "PRAGMA user_version"), 2);
     assert_int_equal(number(store, "SELECT count(*) FROM runs;  "), 1);
     mt_store_close(store);
 }

@@ -43,7 +43,7 @@ static const struct mt_store_stacks stacks = {modules, 6, frames, 9, nodes, 13};
 
 static int64_t site_of(struct mt_store *store, uint32_t node, const char *heap, const char *kind)
 {
-    struct mt_store_site_key key = {node, heap, kind};
+    struct mt_store_site_key key = {.node = node, .heap = heap, .kind = kind};
     int64_t id = 0;
 
     assert_int_equal(mt_store_sites(store, &stacks, &key, 1, &id), 0);
@@ -128,7 +128,7 @@ static void test_bad_tables(void **state)
 
     assert_int_equal(mt_store_open(f->path, &store), 0);
     for (uint32_t node = 1; node < 5; node++) {
-        struct mt_store_site_key key = {node, "malloc", NULL};
+        struct mt_store_site_key key = {.node = node, .heap = "malloc"};
         assert_int_equal(mt_store_sites(store, &wrong, &key, 1, &id), -EINVAL);
     }
     mt_store_close(store);

@@ -94,7 +94,7 @@ static void test_inlined(void **state)
     dl_iterate_phdr(first_bias, &bias);
     offsets[0] = here - bias;
     offsets[1] = 1; /* means nothing */
-    assert_int_equal(mt_symbol_resolve(path, id, build_id_of(path, id), offsets, 2, see, seen), 0);
+    assert_int_equal(mt_symbol_resolve(path, id, build_id_of(path, id), MT_SYMBOL_ALL, offsets, 2, see, seen), 0);
     assert_int_equal(seen[0].count, 2);
     assert_string_equal(seen[0].function[0], "inner");
     assert_string_equal(seen[0].function[1], "outer");
@@ -105,8 +105,17 @@ static void test_inlined(void **state)
     /* deleted, but the path now names the same file */
     strcat(path, " (deleted)");
     memset(seen, 0, sizeof(seen));
-    assert_int_equal(mt_symbol_resolve(path, id, build_id_of("/proc/self/exe", id), offsets, 1, see, seen), 0);
+    assert_int_equal(mt_symbol_resolve(path, id, build_id_of("/proc/self/exe", id), MT_SYMBOL_ALL, offsets, 1, see, seen), 0);
     assert_int_equal(seen[0].count, 2);
+    /* from symbol tables: the function that the code is in, whatever was inlined there, and no line */
+    path[n] = '\0';
+    memset(seen, 0, sizeof(seen));
+    assert_int_equal(mt_symbol_resolve(path, id, build_id_of(path, id), MT_SYMBOL_NAMES, offsets, 2, see, seen), 0);
+    assert_int_equal(seen[0].count, 1);
+    assert_string_equal(seen[0].function[0], "outer");
+    assert_string_equal(seen[0].file[0], "");
+    assert_int_equal(seen[0].line[0], 0);
+    assert_int_equal(seen[1].count, 0);
 }
 
 static void test_what_is_not_believed(void **state)
@@ -120,20 +129,20 @@ static void test_what_is_not_believed(void **state)
 
     (void)state;
     self[n] = '\0';
-    assert_int_equal(mt_symbol_resolve(self, wrong, sizeof(wrong), &offset, 1, see, &seen), -ESTALE);
-    assert_int_equal(mt_symbol_resolve("/nowhere/x", wrong, sizeof(wrong), &offset, 1, see, &seen), -ENOENT);
-    assert_int_equal(mt_symbol_resolve("relative", NULL, 0, &offset, 1, see, &seen), -ENOENT);
-    assert_int_equal(mt_symbol_resolve("", NULL, 0, &offset, 1, see, &seen), -ENOENT);
-    assert_int_equal(mt_symbol_resolve("/dev/zero", NULL, 0, &offset, 1, see, &seen), -ENOEXEC);
+    assert_int_equal(mt_symbol_resolve(self, wrong, sizeof(wrong), MT_SYMBOL_ALL, &offset, 1, see, &seen), -ESTALE);
+    assert_int_equal(mt_symbol_resolve("/nowhere/x", wrong, sizeof(wrong), MT_SYMBOL_ALL, &offset, 1, see, &seen), -ENOENT);
+    assert_int_equal(mt_symbol_resolve("relative", NULL, 0, MT_SYMBOL_ALL, &offset, 1, see, &seen), -ENOENT);
+    assert_int_equal(mt_symbol_resolve("", NULL, 0, MT_SYMBOL_ALL, &offset, 1, see, &seen), -ENOENT);
+    assert_int_equal(mt_symbol_resolve("/dev/zero", NULL, 0, MT_SYMBOL_ALL, &offset, 1, see, &seen), -ENOEXEC);
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof(path), "%s/x", folder);
     assert_int_equal(mkfifo(path, 0600), 0);
-    assert_int_equal(mt_symbol_resolve(path, NULL, 0, &offset, 1, see, &seen), -ENOEXEC);
+    assert_int_equal(mt_symbol_resolve(path, NULL, 0, MT_SYMBOL_ALL, &offset, 1, see, &seen), -ENOEXEC);
     unlink(path);
     file = fopen(path, "w");
     fputs("\177ELF and then nothing of the kind", file);
     fclose(file);
-    assert_true(mt_symbol_resolve(path, NULL, 0, &offset, 1, see, &seen) < 0);
+    assert_true(mt_symbol_resolve(path, NULL, 0, MT_SYMBOL_ALL, &offset, 1, see, &seen) < 0);
     assert_int_equal(seen.count, 0);
     unlink(path);
     rmdir(folder);

@@ -103,7 +103,7 @@ static int open_named(const char *name, struct mt_store **ret_store)
     case EBADMSG:
         return complain(STATUS_INPUT, "%s: not a memtrace database, or damaged; name another one with -d", name);
     case EPROTO:
-        return complain(STATUS_INPUT, "%s: written by a newer memtrace; read it with that version", name);
+        return complain(STATUS_INPUT, "%s: written by another version of memtrace; read it with that one, or name another database", name);
     case EBUSY:
         return complain(STATUS_INPUT, "%s: locked by another program; try again later", name);
     default:

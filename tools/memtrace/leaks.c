@@ -291,6 +291,8 @@ static int print_text(struct mt_store *store, const struct leak_rows *leaks, con
     }
     mt_table_destroy(table);
     print_suppressions(leaks);
+    if (status == 0 && o->stacks)
+        status = print_folded(store, run_id);
     if (status == 0 && leaks->judged)
         status = leaks_print_process(store, run_id, false);
     return status ? status : print_loss(store, run_id);

@@ -86,8 +86,9 @@ static int suppress(struct mt_store *store, struct leak_rows *leaks, const struc
 {
     static const char sql[] =
         "WITH RECURSIVE walk (frame_id, parent_id) AS ("
-        "SELECT stack.frame_id, stack.parent_id FROM site JOIN stack USING (stack_id) WHERE site_id = ?1 "
-        "UNION ALL SELECT stack.frame_id, stack.parent_id FROM walk JOIN stack ON stack_id = walk.parent_id) "
+        "SELECT stack.frame_id, stack.stack_id - stack.up FROM site JOIN stack USING (stack_id) WHERE site_id = ?1 "
+        "UNION ALL SELECT stack.frame_id, stack.stack_id - stack.up FROM walk JOIN stack ON stack_id = walk.parent_id "
+        "WHERE stack.up > 0) "
         "SELECT function, file, module.path FROM walk CROSS JOIN frame USING (frame_id) CROSS JOIN module USING (module_id) "
         "CROSS JOIN frame_line USING (frame_id) LEFT JOIN symbol USING (symbol_id)";
     size_t best = leaks->suppression_count;

@@ -22,11 +22,12 @@ static const char help[] =
     "      --label TEXT    a name for the run, for --run and for queries\n"
     "      --repeat N      N runs, one after another; gives back the last status that is not 0\n"
     "      --python MODE   auto, objects, frames or off\n"
+    "      --all-sites     keep the callers of every callsite, not only of the 1,500 that matter most\n"
     "      --no-follow     do not trace the processes that COMMAND starts\n";
 
 struct run_options {
     const char *database, *label, *python;
-    bool no_follow;
+    bool no_follow, all_sites;
     int64_t repeat;
     char **command;
 };
@@ -157,7 +158,7 @@ static void summarize(const struct run_options *o, int64_t run_id)
 static const char *reason_of(int error)
 {
     return error == EBADMSG ? "not a memtrace database, or damaged"
-           : error == EPROTO ? "written by a newer memtrace"
+           : error == EPROTO ? "written by another version of memtrace"
                              : strerror(error);
 }
 
@@ -190,10 +191,10 @@ static int trace_once(const struct run_options *o, const char *library)
 
 static int parse(int argc, char **argv, struct run_options *o, bool *ret_help)
 {
-    enum { LABEL = OPTION_FIRST_FREE, REPEAT, PYTHON, NO_FOLLOW };
+    enum { LABEL = OPTION_FIRST_FREE, REPEAT, PYTHON, NO_FOLLOW, ALL_SITES };
     static const struct option options[] = {{"output", required_argument, NULL, 'o'}, {"label", required_argument, NULL, LABEL},
         {"repeat", required_argument, NULL, REPEAT}, {"python", required_argument, NULL, PYTHON},
-        {"no-follow", no_argument, NULL, NO_FOLLOW}, {"help", no_argument, NULL, 'h'}, {0}};
+        {"no-follow", no_argument, NULL, NO_FOLLOW}, {"all-sites", no_argument, NULL, ALL_SITES}, {"help", no_argument, NULL, 'h'}, {0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "+o:d:h", options, NULL)) != -1) {
@@ -218,6 +219,9 @@ static int parse(int argc, char **argv, struct run_options *o, bool *ret_help)
         case NO_FOLLOW:
             o->no_follow = true;
             break;
+        case ALL_SITES:
+            o->all_sites = true;
+            break;
         case 'h':
             *ret_help = true;
             return 0;
@@ -240,6 +244,8 @@ int command_run(int argc, char **argv)
         return status;
     if (show_help)
         return print_help("run", help);
+    if (o.all_sites) /* the reader inherits it */
+        setenv(MT_ENV_SITES, "all", 1);
     library = find_library();
     catch_signals(true);
     for (int64_t i = 0; i < o.repeat; i++) {

@@ -55,8 +55,9 @@ int note_stack(struct mt_store *store, struct mt_table *table, int64_t site_id)
 {
     static const char sql[] =
         "WITH RECURSIVE walk (level, frame_id, parent_id) AS ("
-        "SELECT 0, stack.frame_id, stack.parent_id FROM site JOIN stack USING (stack_id) WHERE site_id = ?1 "
-        "UNION ALL SELECT level + 1, stack.frame_id, stack.parent_id FROM walk JOIN stack ON stack_id = walk.parent_id) "
+        "SELECT 0, stack.frame_id, stack.stack_id - stack.up FROM site JOIN stack USING (stack_id) WHERE site_id = ?1 "
+        "UNION ALL SELECT level + 1, stack.frame_id, stack.stack_id - stack.up FROM walk JOIN stack ON stack_id = walk.parent_id "
+        "WHERE stack.up > 0) "
         "SELECT coalesce(function, module.name || printf('+0x%x', frame.offset)), file, line, module.path "
         "FROM walk CROSS JOIN frame USING (frame_id) CROSS JOIN module USING (module_id) "
         "CROSS JOIN frame_line USING (frame_id) LEFT JOIN symbol USING (symbol_id) ORDER BY level, depth";
@@ -75,8 +76,12 @@ int note_stack(struct mt_store *store, struct mt_table *table, int64_t site_id)
         abort();
     mt_query_bind_integer(q, 1, site_id);
     while ((r = mt_query_step(q)) == 1) {
-        snprintf(line, sizeof(line), "%s  %s", mt_query_text(q, 0, NULL),
-            place_text(mt_query_text(q, 1, NULL), mt_query_integer(q, 2), mt_query_text(q, 3, NULL), place, sizeof(place)));
+        const char *module = mt_query_text(q, 3, NULL);
+        if (module && strcmp(module, "[unknown]") == 0) /* what is no function is in no place */
+            snprintf(line, sizeof(line), "%s", mt_query_text(q, 0, NULL));
+        else
+            snprintf(line, sizeof(line), "%s  %s", mt_query_text(q, 0, NULL),
+                place_text(mt_query_text(q, 1, NULL), mt_query_integer(q, 2), module, place, sizeof(place)));
         for (char *p = line; *p; p++) /* one frame, one line */
             *p = *p == '\n' ? '?' : *p;
         if (strcmp(line, before) == 0) {
@@ -92,5 +97,25 @@ int note_stack(struct mt_store *store, struct mt_table *table, int64_t site_id)
     mt_table_note(table, text);
     free(text);
     mt_query_destroy(q);
+    return finish_rows(store, r);
+}
+
+int print_folded(struct mt_store *store, int64_t run_id)
+{
+    struct mt_query *q;
+    int64_t folded;
+    char text[32];
+    int status = 0, r;
+
+    q = ask(store, "SELECT folded_sites FROM runs WHERE run_id = ?1", &status);
+    if (!q)
+        return status;
+    mt_query_bind_integer(q, 1, run_id);
+    r = mt_query_step(q);
+    folded = r == 1 ? mt_query_integer(q, 0) : 0;
+    mt_query_destroy(q);
+    if (folded > 0)
+        printf("\n%s smaller callsites are added up by function, as [other callers]; memtrace run --all-sites keeps them.\n",
+            mt_format_count(folded, text, sizeof(text)));
     return finish_rows(store, r);
 }

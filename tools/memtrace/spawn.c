@@ -9,11 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "command.h"
+#include "reader/reader.h"
 #include "tools/memtrace/config.h"
 #include "wire/wire.h"
 
@@ -54,9 +56,21 @@ char *quote_command(char **argv)
     return text;
 }
 
+/* What `memtrace run` does with signals is not what its reader does. */
+static void no_handlers(void)
+{
+    struct sigaction action;
+
+    for (int i = 1; i < NSIG; i++) {
+        if (sigaction(i, NULL, &action) == 0 && action.sa_handler != SIG_IGN && action.sa_handler != SIG_DFL)
+            signal(i, SIG_DFL);
+    }
+}
+
 /* The reader is a grandchild in a session of its own: Ctrl-C is not meant for it, and nobody has to wait for it. */
 static int spawn(int fd, const char *database, const char *label)
 {
+    bool preloaded = getenv("LD_PRELOAD") != NULL; /* into us, and not to stay in the reader: that takes a new image */
     int first = fork(), null;
     char number[16];
 
@@ -82,6 +96,11 @@ static int spawn(int fd, const char *database, const char *label)
         setenv(MT_ENV_LABEL, label, 1);
     unsetenv("LD_PRELOAD");
     fcntl(fd, F_SETFD, 0);
+    if (!preloaded) {
+        no_handlers();
+        prctl(PR_SET_NAME, "memtrace-reader");
+        _exit(mt_reader_main(&(struct mt_reader_options){.fd = fd}));
+    }
     snprintf(number, sizeof(number), "%d", fd);
     execl("/proc/self/exe", "memtrace", "--reader", number, (char *)NULL);
     _exit(127);

@@ -169,6 +169,8 @@ static int print_table(struct mt_store *store, struct mt_query *query, const str
     } else if (status == 0) {
         printf("\nNothing to show by %s%s%s.\n", o->order->name, o->heap ? " in the heap " : "", o->heap ? o->heap : "");
     }
+    if (status == 0 && o->stacks)
+        status = print_folded(store, run_id);
     if (status == 0)
         status = print_loss(store, run_id);
     mt_table_destroy(table);
