@@ -208,6 +208,18 @@ static bool has_gap(const struct mt_cohorts *c, const struct judged *j, unsigned
     return false;
 }
 
+/* The younger half by itself: a leak behind a warm-up that is much larger. */
+static bool goes_on(const struct mt_cohorts *c, const struct judged *j)
+{
+    unsigned half = j->count / 2;
+    const double *left = c->survivor_blocks + j->last + 1 - half;
+
+    for (unsigned i = 0; i < half; i++)
+        if (left[i] <= 0)
+            return false;
+    return half >= 4 && !levels_off(left, half);
+}
+
 /* Growth that goes on, but was not seen often enough, or gets slower: one cannot say. */
 static bool is_suspect(const struct mt_cohorts *c, const struct judged *j, const struct mt_finding *f)
 {
@@ -223,6 +235,8 @@ static bool is_suspect(const struct mt_cohorts *c, const struct judged *j, const
         return true;
     case MT_GATE_PLATEAU:
     case MT_GATE_HALVES:
+        if (goes_on(c, j))
+            return true;
         if (c->survivor_blocks[j->last] > 0 && c->survivor_blocks[j->last - 1] > 0)
             return j->younger >= 0.25;
         /* Where cohorts before it left nothing, one at the end that did not is no plateau. */
