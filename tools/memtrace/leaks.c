@@ -215,8 +215,8 @@ static void print_summary(const struct leak_rows *leaks, int64_t ends, int64_t t
 
     for (size_t i = 0; i < leaks->count; i++)
         by_rank[leaks->rows[i].rank]++;
-    printf("%lld iterations looked at, %lld callsites tested: %zu leak, %zu suspect, %zu warm-up, %zu bounded, %zu noise\n",
-        (long long)ends, (long long)tested, by_rank[RANK_LEAK], by_rank[RANK_SUSPECT], by_rank[RANK_WARM_UP],
+    printf("%lld iteration%s looked at, %lld callsite%s tested: %zu leak, %zu suspect, %zu warm-up, %zu bounded, %zu noise\n",
+        (long long)ends, ends == 1 ? "" : "s", (long long)tested, tested == 1 ? "" : "s", by_rank[RANK_LEAK], by_rank[RANK_SUSPECT], by_rank[RANK_WARM_UP],
         by_rank[RANK_BOUNDED], by_rank[RANK_NOISE]);
     if (torn_down)
         puts("The last iteration ended with the process, which freed most of its memory first; it is not one of them.");
