@@ -8,7 +8,8 @@
  *   the save location of bp tells its slot. Whatever does not fit this pattern is COMPLEX.
  *
  * libunwind is loaded by dlopen and RTLD_LOCAL; see mt_stack_load_unwinder() in stack.h for why. Its caches are off: they would take
- * its locks, and every pc is asked once.
+ * its locks, and every pc is asked once. Only MEMTRACE_VERIFY=1 has an address space with a cache, of its own for each process (a forked child may
+ * find the lock of its parent's taken).
  */
 #include "stack/internal.h"
 
@@ -25,7 +26,8 @@ typedef int search_table_fn(unw_addr_space_t, unw_word_t, unw_dyn_info_t *, unw_
 /* Not wiped at fork: the loaded code and the address space stay good in the child. */
 static struct {
     int state; /* 0: not tried, 1: loaded, -1: cannot be loaded */
-    unw_addr_space_t space;
+    unw_addr_space_t space, cached_space;
+    int cached_pid; /* whose cached_space is */
     __typeof__(unw_create_addr_space) *create_addr_space;
     __typeof__(unw_set_caching_policy) *set_caching_policy;
     __typeof__(unw_init_remote) *init_remote;
@@ -33,6 +35,7 @@ static struct {
     __typeof__(unw_get_reg) *get_reg;
     __typeof__(unw_get_save_loc) *get_save_loc;
     __typeof__(unw_is_signal_frame) *is_signal_frame;
+    __typeof__(unw_flush_cache) *flush_cache;
     search_table_fn *search_table;
 } unwinder;
 
@@ -43,6 +46,8 @@ struct target {
     uint64_t registers[17];
     uintptr_t sp_base, bp_base;
     uintptr_t object_start, object_end;
+    uintptr_t pages[4]; /* found readable in this unwinding */
+    unsigned next_page;
 };
 
 #define MADE_UP_SPAN (UINT64_C(64) << 20)
@@ -103,9 +108,27 @@ static int get_dyn_info_list_addr(unw_addr_space_t space, unw_word_t *ret_addres
     return -UNW_ENOINFO;
 }
 
+static bool readable(struct target *target, uintptr_t address)
+{
+    uintptr_t page = address & ~(uintptr_t)(MT_PAGE_BYTES - 1);
+    struct dl_find_object object;
+
+    for (unsigned i = 0; i < MT_ARRAY_LEN(target->pages); i++)
+        if (target->pages[i] == page)
+            return true;
+    if (_dl_find_object((void *)address, &object) == 0) { /* code: libunwind looks whether it is a signal trampoline's */
+        mt_object_range(&object, &target->object_start, &target->object_end);
+        return address >= target->object_start && address < target->object_end;
+    }
+    if (!mt_sys_readable((const void *)page))
+        return false;
+    target->pages[target->next_page++ % MT_ARRAY_LEN(target->pages)] = page;
+    return true;
+}
+
 static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *value, int write, void *context)
 {
-    const struct target *target = context;
+    struct target *target = context;
 
     (void)space;
     if (write)
@@ -120,7 +143,7 @@ static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *va
         *value = token(address);
         return 0;
     }
-    if (!mt_sys_readable((const void *)address))
+    if (!readable(target, address) || !readable(target, address + sizeof *value - 1))
         return -UNW_EINVAL;
     memcpy(value, (const void *)address, sizeof *value);
     return 0;
@@ -221,7 +244,7 @@ int mt_stack_load_unwinder(void)
     ok = LOAD(create_addr_space, create_addr_space) && LOAD(set_caching_policy, set_caching_policy) &&
          LOAD(init_remote, init_remote) && LOAD(step, step) && LOAD(get_reg, get_reg) &&
          LOAD(get_save_loc, get_save_loc) && LOAD(is_signal_frame, is_signal_frame) &&
-         LOAD(search_table, dwarf_search_unwind_table);
+         LOAD(flush_cache, flush_cache) && LOAD(search_table, dwarf_search_unwind_table);
 #undef LOAD
     if (ok)
         first_use();
@@ -349,6 +372,7 @@ struct unwinding {
     const struct mt_registers *from;
     mt_unwind_visit *visit;
     void *context;
+    unw_addr_space_t space;
     int result;
 };
 
@@ -363,7 +387,7 @@ static void unwind_all(void *context)
     memset(&target, 0, sizeof target);
     memcpy(target.registers, u->here->value, sizeof target.registers);
     u->result = -EINVAL;
-    r = unwinder.init_remote(&cursor, unwinder.space, &target);
+    r = unwinder.init_remote(&cursor, u->space, &target);
     while (r >= 0) {
         unw_word_t ip, sp;
         bool signal_frame;
@@ -386,13 +410,38 @@ static void unwind_all(void *context)
         u->result = 0;
 }
 
-int MT_NOINLINE mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *visit, void *context)
+/* The address space with a cache; the one without if it cannot be had. */
+static unw_addr_space_t cached_space(void)
+{
+    int pid = mt_sys_getpid();
+
+    if (unwinder.cached_pid != pid) {
+        unw_addr_space_t space = unwinder.create_addr_space(&accessors, 0);
+
+        if (!space || unwinder.set_caching_policy(space, UNW_CACHE_GLOBAL) < 0)
+            return unwinder.space;
+        unwinder.cached_space = space;
+        unwinder.cached_pid = pid;
+    }
+    return unwinder.cached_space;
+}
+
+void mt_unwind_forget(void)
+{
+    if (mt_stack_unwinder_loaded() && unwinder.cached_space)
+        unwinder.flush_cache(unwinder.cached_space, 0, 0);
+}
+
+int MT_NOINLINE mt_unwind_by_libunwind(
+    const struct mt_registers *from, bool cached, mt_unwind_visit *visit, void *context)
 {
     struct mt_full_registers here;
-    struct unwinding u = {&here, from, visit, context, 0};
+    struct unwinding u = {&here, from, visit, context, unwinder.space, 0};
 
     if (!mt_stack_unwinder_loaded())
         return -ENOENT;
+    if (cached)
+        u.space = cached_space();
     /* This frame stays while the cursor starts from it, on another stack. */
     memset(&here, 0, sizeof here);
     MT_FULL_REGISTERS(&here);
