@@ -46,7 +46,7 @@ struct target {
     uint64_t registers[17];
     uintptr_t sp_base, bp_base;
     uintptr_t object_start, object_end;
-    uintptr_t pages[4]; /* found readable in this unwinding */
+    uintptr_t pages[4]; /* found readable in this unwinding; + 1, so that 0 is none */
     unsigned next_page;
 };
 
@@ -114,7 +114,7 @@ static bool readable(struct target *target, uintptr_t address)
     struct dl_find_object object;
 
     for (unsigned i = 0; i < MT_ARRAY_LEN(target->pages); i++)
-        if (target->pages[i] == page)
+        if (target->pages[i] == page + 1)
             return true;
     if (_dl_find_object((void *)address, &object) == 0) { /* code: libunwind looks whether it is a signal trampoline's */
         mt_object_range(&object, &target->object_start, &target->object_end);
@@ -122,7 +122,7 @@ static bool readable(struct target *target, uintptr_t address)
     }
     if (!mt_sys_readable((const void *)page))
         return false;
-    target->pages[target->next_page++ % MT_ARRAY_LEN(target->pages)] = page;
+    target->pages[target->next_page++ % MT_ARRAY_LEN(target->pages)] = page + 1;
     return true;
 }
 
