@@ -34,7 +34,6 @@ static struct {
     __typeof__(unw_step) *step;
     __typeof__(unw_get_reg) *get_reg;
     __typeof__(unw_get_save_loc) *get_save_loc;
-    __typeof__(unw_is_signal_frame) *is_signal_frame;
     __typeof__(unw_flush_cache) *flush_cache;
     search_table_fn *search_table;
 } unwinder;
@@ -113,10 +112,12 @@ static bool readable(struct target *target, uintptr_t address)
     uintptr_t page = address & ~(uintptr_t)(MT_PAGE_BYTES - 1);
     struct dl_find_object object;
 
+    if (!page) /* a system call would take its address for none */
+        return false;
     for (unsigned i = 0; i < MT_ARRAY_LEN(target->pages); i++)
         if (target->pages[i] == page + 1)
             return true;
-    if (_dl_find_object((void *)address, &object) == 0) { /* code: libunwind looks whether it is a signal trampoline's */
+    if (_dl_find_object((void *)address, &object) == 0) { /* code: libunwind may look whether it is a signal trampoline's */
         mt_object_range(&object, &target->object_start, &target->object_end);
         return address >= target->object_start && address < target->object_end;
     }
@@ -243,8 +244,7 @@ int mt_stack_load_unwinder(void)
 #define LOAD(field, name) ((*(void **)&unwinder.field = dlsym(library, MT_UNWIND_SYMBOL(name))) != NULL)
     ok = LOAD(create_addr_space, create_addr_space) && LOAD(set_caching_policy, set_caching_policy) &&
          LOAD(init_remote, init_remote) && LOAD(step, step) && LOAD(get_reg, get_reg) &&
-         LOAD(get_save_loc, get_save_loc) && LOAD(is_signal_frame, is_signal_frame) &&
-         LOAD(flush_cache, flush_cache) && LOAD(search_table, dwarf_search_unwind_table);
+         LOAD(get_save_loc, get_save_loc) && LOAD(flush_cache, flush_cache) && LOAD(search_table, dwarf_search_unwind_table);
 #undef LOAD
     if (ok)
         first_use();
@@ -382,6 +382,7 @@ static void unwind_all(void *context)
     struct target target;
     unw_cursor_t cursor;
     bool started = false, exact = false;
+    struct dl_find_object object;
     int r;
 
     memset(&target, 0, sizeof target);
@@ -390,7 +391,6 @@ static void unwind_all(void *context)
     r = unwinder.init_remote(&cursor, u->space, &target);
     while (r >= 0) {
         unw_word_t ip, sp;
-        bool signal_frame;
 
         if (unwinder.get_reg(&cursor, UNW_REG_IP, &ip) < 0 || unwinder.get_reg(&cursor, UNW_REG_SP, &sp) < 0 || !ip)
             break;
@@ -400,11 +400,11 @@ static void unwind_all(void *context)
             return;
         if (started && !u->visit(u->context, exact ? ip : ip - 1))
             break;
-        signal_frame = unwinder.is_signal_frame(&cursor) > 0;
         r = unwinder.step(&cursor);
         if (r == 0)
             break;
-        exact = signal_frame;
+        /* unw_is_signal_frame() knows only of signal frames without call frame information. */
+        exact = r > 0 && _dl_find_object((void *)ip, &object) == 0 && mt_is_signal_trampoline(ip - 1);
     }
     if (started)
         u->result = 0;
