@@ -5,10 +5,10 @@
  *
  * EVENTS (allocations and frees together) are shared out among THREADS, made at DEPTH frames below the thread's entry. local: each thread frees what it
  * allocated, at some distance; cross: every block is freed by the next thread; grow: one block in 1,024 is kept; split: batches of
- * allocations, then batches of frees, timed apart. idle: one more thread, which allocates once and then sleeps.
+ * allocations, then batches of frees, timed apart, with pauses in which a reader can keep up. idle: one more thread, which allocates once and then sleeps.
  *
  * Prints a line of `name value` pairs: events a second; the CPU time of an event in its own thread, in ns (mean over the threads); split: of an
- * allocation and of a free.
+ * allocation and of a free (elapsed time, medians of the batches).
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -19,11 +19,12 @@
 #include <unistd.h>
 
 #define WINDOW 64
-#define BATCH 1000
+#define BATCH 90 /* 15 sizes, 6 blocks of each: glibc's thread cache serves them all */
+#define PAUSE_S 10e-6
 
 static long threads, events, depth;
 static int cross, grow, split;
-static double cpu_s[64], alloc_s, free_s;
+static double cpu_s[64], alloc_ns, free_ns;
 static struct {
     _Alignas(64) _Atomic(void *) slots[WINDOW];
 } boxes[64];
@@ -58,22 +59,37 @@ static void churn(long thread)
         free(kept[i]);
 }
 
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
 static void batches(void)
 {
     static void *blocks[BATCH];
+    long count = events / 2 / BATCH + 1;
+    double *allocs = calloc((size_t)count, sizeof *allocs), *frees = calloc((size_t)count, sizeof *frees);
 
-    for (long left = events / 2; left > 0; left -= BATCH) {
-        double a = seconds(CLOCK_THREAD_CPUTIME_ID), b, c;
+    for (long n = 0; n < count; n++) {
+        double a = seconds(CLOCK_MONOTONIC), b, c;
 
         for (int i = 0; i < BATCH; i++)
-            blocks[i] = malloc(16 + (size_t)(i * 37 % 240));
-        b = seconds(CLOCK_THREAD_CPUTIME_ID);
+            blocks[i] = malloc(16 + (size_t)(i % 15) * 16);
+        b = seconds(CLOCK_MONOTONIC);
         for (int i = 0; i < BATCH; i++)
             free(blocks[i]);
-        c = seconds(CLOCK_THREAD_CPUTIME_ID);
-        alloc_s += b - a;
-        free_s += c - b;
+        c = seconds(CLOCK_MONOTONIC);
+        allocs[n] = b - a;
+        frees[n] = c - b;
+        while (seconds(CLOCK_MONOTONIC) - c < PAUSE_S)
+            ;
     }
+    qsort(allocs, (size_t)count, sizeof *allocs, by_value);
+    qsort(frees, (size_t)count, sizeof *frees, by_value);
+    alloc_ns = allocs[count / 2] * 1e9 / BATCH;
+    free_ns = frees[count / 2] * 1e9 / BATCH;
 }
 
 __attribute__((noinline)) static long descend(long thread, long left)
@@ -137,7 +153,7 @@ int main(int argc, char **argv)
     }
     printf("events/s %.0f thread-ns/event %.2f", (double)events / (seconds(CLOCK_MONOTONIC) - start), cpu / (double)events * 1e9);
     if (split)
-        printf(" alloc-ns %.2f free-ns %.2f", alloc_s * 2e9 / (double)events, free_s * 2e9 / (double)events);
+        printf(" alloc-ns %.2f free-ns %.2f", alloc_ns, free_ns);
     printf("\n");
     return 0;
 }
