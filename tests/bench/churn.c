@@ -3,9 +3,10 @@
  *
  *   churn THREADS EVENTS DEPTH local|cross|grow|split [idle]
  *
- * EVENTS (allocations and frees together) are shared out among THREADS, made at DEPTH frames below the thread's entry. local: each thread frees what it
- * allocated, at some distance; cross: every block is freed by the next thread; grow: one block in 1,024 is kept; split: batches of
- * allocations, then batches of frees, timed apart, with pauses in which a reader can keep up. idle: one more thread, which allocates once and then sleeps.
+ * EVENTS (allocations and frees together) are shared out among THREADS, made at DEPTH frames below the thread's entry. local: each thread frees
+ * what it allocated, at some distance; cross: every block is freed by the next thread; grow: one block in 1,024 is kept; split: batches of
+ * allocations, then batches of frees, timed apart, with pauses in which a reader can keep up. idle: one more thread, which allocates
+ * once and then sleeps.
  *
  * Prints a line of `name value` pairs: events a second; the CPU time of an event in its own thread, in ns (mean over the threads); split: of an
  * allocation and of a free (elapsed time, medians of the batches).

@@ -4,8 +4,9 @@
  *
  *   micro_capture DEPTH COUNT
  *
- * Prints what a capture costs, how many frames it has and how many of them are new. What it would tell a reader goes nowhere (the writer below only numbers frames), so that it runs under
- * valgrind, which knows no mremap() of length 0. Compiled without frame pointers, as most programs are.
+ * Prints what a capture costs, how many frames it has and how many of them are new. What it would tell a reader goes nowhere (the writer below
+ * only numbers frames), so that it runs under valgrind, which knows no mremap() of length 0. Compiled without frame pointers, as most
+ * programs are.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 """Is a lock shared between threads in steady work? Two threads allocate and free under memtrace, and are looked at from outside after their start.
 
-strace counts their futex calls (a lock that is waited for makes them). gdb puts a breakpoint on every instruction of the library that locks the bus, of which every
-lock and every shared counter needs one: taken or not, waited for or not, it shows.
+strace counts their futex calls (a lock that is waited for makes them). gdb puts a breakpoint on every instruction of the library that locks
+the bus, of which every lock and every shared counter needs one: taken or not, waited for or not, it shows.
 """
 
 import collections

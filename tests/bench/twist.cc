@@ -3,7 +3,8 @@
 //   twist exceptions|signals|contexts|reload COUNT [PLUGIN_ONE PLUGIN_TWO]
 //
 // About COUNT allocations: with exceptions thrown through frames that allocate while they unwind; in signal handlers, on an alternate stack
-// too, left by siglongjmp now and then; on stacks switched by swapcontext; below libraries that are closed and replaced by others at the same address.
+// too, left by siglongjmp now and then; on stacks switched by swapcontext; below libraries that are closed and replaced by others at the
+// same address.
 #include <alloca.h>
 #include <csetjmp>
 #include <csignal>
