@@ -143,6 +143,7 @@ struct target {
     uint64_t written_events; /* of live/, as of the last write of the sites; UINT64_MAX: never */
     uint64_t writing_events; /* the same for the transaction under way */
     uint64_t lost[16]; /* the segment's ledger as last read */
+    uint64_t captures, thread_waits;
     uint64_t lost_decode;
     uint64_t live_bytes_seen; /* its part of the run's live bytes */
 

@@ -62,7 +62,9 @@ void write_totals(const struct target *target, struct mt_store_totals *ret)
         .peak_rss_bytes = target->peak_rss_bytes,
         .overhead_bytes = target->overhead_bytes,
         .python_bytes = t->python_bytes,
-        .threads = t->threads};
+        .threads = t->threads,
+        .verified_stacks = target->header ? mt_load_relaxed(&target->header->captures) : target->captures,
+        .thread_waits = target->header ? mt_load_relaxed(&target->header->thread_waits) : target->thread_waits};
     for (unsigned i = 0; i < MT_LOSS_COUNT; i++)
         if (loss_names[i].loses)
             ret->lost_events += lost_by(target, i);

@@ -68,7 +68,8 @@ void ids_forget(struct ids *ids);
                "allocated_bytes = ?6, freed_blocks = ?7, freed_bytes = ?8, peak_live_bytes = ?9, "                     \
                "peak_live_blocks = ?10, live_bytes = ?11, live_blocks = ?12, mapped_blocks = ?13, mapped_bytes = ?14, " \
                "unmapped_bytes = ?15, peak_mapped_bytes = ?16, live_mapped_bytes = ?17, unmatched_frees = ?18, "       \
-               "peak_rss_bytes = ?19, overhead_bytes = ?20, lost_events = ?21, python_bytes = ?22, threads = ?23 "     \
+               "peak_rss_bytes = ?19, overhead_bytes = ?20, lost_events = ?21, python_bytes = ?22, threads = ?23, "    \
+               "verified_stacks = ?24, thread_waits = ?25 "                                                            \
                "WHERE run_id = ?1")                                                                                    \
     X(PROCESS_BEGIN, "INSERT INTO process (run_id, parent_process_id, pid, exe, command, started_ns, allocator, "      \
                      "python_version) VALUES (?1, nullif(?2, 0), ?3, ?4, ?5, ?6, ?7, ?8)")                             \
@@ -79,7 +80,8 @@ void ids_forget(struct ids *ids);
                       "freed_bytes = ?5, peak_live_bytes = ?6, peak_live_blocks = ?7, live_bytes = ?8, "               \
                       "live_blocks = ?9, mapped_blocks = ?10, mapped_bytes = ?11, unmapped_bytes = ?12, "              \
                       "peak_mapped_bytes = ?13, live_mapped_bytes = ?14, unmatched_frees = ?15, peak_rss_bytes = ?16, " \
-                      "overhead_bytes = ?17, lost_events = ?18, python_bytes = ?19, threads = ?20 "                    \
+                      "overhead_bytes = ?17, lost_events = ?18, python_bytes = ?19, threads = ?20, "                   \
+                      "verified_stacks = ?21, thread_waits = ?22 "                                                     \
                       "WHERE process_id = ?1")                                                                         \
     X(PROCESS_END, "UPDATE process SET ended_ns = nullif(?2, -1), end_kind = ?3, exit_status = nullif(?4, -1) WHERE process_id = ?1")          \
     X(MODULE_FIND, "SELECT module_id FROM module WHERE identity = ?1")                                                 \

@@ -28,7 +28,7 @@ CREATE TABLE run (
     peak_live_bytes INTEGER, peak_live_blocks INTEGER, live_bytes INTEGER, live_blocks INTEGER,
     mapped_blocks INTEGER, mapped_bytes INTEGER, unmapped_bytes INTEGER, peak_mapped_bytes INTEGER, live_mapped_bytes INTEGER,
     unmatched_frees INTEGER, peak_rss_bytes INTEGER, overhead_bytes INTEGER, lost_events INTEGER, python_bytes INTEGER,
-    threads INTEGER
+    threads INTEGER, verified_stacks INTEGER, thread_waits INTEGER
 );
 
 CREATE TABLE process (
@@ -53,6 +53,8 @@ CREATE TABLE process (
     live_mapped_bytes INTEGER NOT NULL DEFAULT 0, unmatched_frees INTEGER NOT NULL DEFAULT 0,
     peak_rss_bytes INTEGER NOT NULL DEFAULT 0, overhead_bytes INTEGER NOT NULL DEFAULT 0,
     lost_events INTEGER NOT NULL DEFAULT 0, python_bytes INTEGER NOT NULL DEFAULT 0, threads INTEGER NOT NULL DEFAULT 0,
+    verified_stacks INTEGER NOT NULL DEFAULT 0, -- compared with libunwind's (MEMTRACE_VERIFY=1)
+    thread_waits INTEGER NOT NULL DEFAULT 0, -- times that a thread waited for the reader to make room
     -- callsites that are not kept whole, and what was allocated there
     folded_sites INTEGER NOT NULL DEFAULT 0, folded_blocks INTEGER NOT NULL DEFAULT 0, folded_bytes INTEGER NOT NULL DEFAULT 0
 );
@@ -269,7 +271,7 @@ SELECT p.run_id, p.process_id, p.parent_process_id, p.pid, p.exe, p.command,
     p.allocated_blocks, p.allocated_bytes, p.freed_blocks, p.peak_live_bytes, p.live_bytes, p.live_blocks, p.peak_rss_bytes,
     p.started_ns, p.ended_ns, p.freed_bytes, p.peak_live_blocks, p.mapped_blocks, p.mapped_bytes, p.unmapped_bytes,
     p.peak_mapped_bytes, p.live_mapped_bytes, p.unmatched_frees, p.overhead_bytes, p.lost_events, p.python_bytes, p.threads,
-    p.folded_sites, p.folded_blocks, p.folded_bytes
+    p.folded_sites, p.folded_blocks, p.folded_bytes, p.verified_stacks, p.thread_waits
 FROM process AS p JOIN run AS r USING (run_id);
 
 -- The responsible frame and the stack in words of each site. The stack is worked out only where a query asks for it, and with

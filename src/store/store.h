@@ -61,6 +61,8 @@ struct mt_store_totals {
     uint64_t lost_events;
     uint64_t python_bytes;
     uint64_t threads; /* threads that allocated or freed */
+    uint64_t verified_stacks; /* compared with libunwind's */
+    uint64_t thread_waits; /* times that a thread waited for room in its ring */
 };
 
 enum mt_store_end_kind { /* text in processes.end_kind: running, exit, _exit, abort, signal, exec, lost */
