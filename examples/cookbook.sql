@@ -79,3 +79,14 @@ FROM processes WHERE run_id = (SELECT MAX(run_id) FROM runs) ORDER BY process_id
 
 -- Can the figures be trusted? No row: nothing was lost.
 SELECT process_id, reason, count FROM loss WHERE run_id = (SELECT MAX(run_id) FROM runs) AND count > 0;
+
+-- Python's objects and the arenas that hold the small ones (up to 512 bytes; larger ones are malloc's own blocks), at the process's peak.
+SELECT process_id, SUM(peak_bytes) FILTER (WHERE heap = 'python') AS objects_bytes,
+    SUM(peak_bytes) FILTER (WHERE heap = 'mmap' AND kind = 'backing') AS arena_bytes,
+    SUM(peak_bytes) FILTER (WHERE heap = 'malloc') AS native_bytes
+FROM top_allocators WHERE run_id = (SELECT MAX(run_id) FROM runs) GROUP BY process_id;
+
+-- Which lines of which Python files: all that was allocated there, natively or as objects.
+SELECT file, line, function, SUM(allocated_bytes) AS bytes, SUM(allocated_blocks) AS blocks, SUM(peak_bytes) AS at_peak
+FROM top_allocators WHERE run_id = (SELECT MAX(run_id) FROM runs) AND file LIKE '%.py' AND heap <> 'mmap'
+GROUP BY file, line, function ORDER BY at_peak DESC LIMIT 20;

@@ -32,6 +32,8 @@ typedef unsigned memtrace_heap_t;
  * memtrace_snapshot(label)        what every callsite holds now (view snapshot_sites)
  * memtrace_pause()                allocations of all threads are left out until memtrace_resume(); frees are still seen,
  * memtrace_resume()               and the two do not nest
+ * memtrace_current(figures)       figures[0], figures[1]: bytes that the process holds now by malloc and in Python's objects, counted up to
+ *                                 this call. Asks the reader and waits for it; returns 0 where there is none
  * memtrace_heap_create(name)      a heap of the program's own: a pool, an arena, device memory. Returns 0 if it cannot be had
  * memtrace_heap_alloc(heap, ptr, size)   the heap handed out `size` bytes at `ptr`; call it after the fact
  * memtrace_heap_free(heap, ptr)   the heap takes back what it handed out at `ptr`; call it before the fact
@@ -44,6 +46,7 @@ typedef unsigned memtrace_heap_t;
     X(void, memtrace_snapshot, (const char *label), (label), , )                                                       \
     X(void, memtrace_pause, (void), (), , )                                                                            \
     X(void, memtrace_resume, (void), (), , )                                                                           \
+    X(int, memtrace_current, (unsigned long long *figures), (figures), return, 0)                                      \
     X(memtrace_heap_t, memtrace_heap_create, (const char *name), (name), return, 0)                                    \
     X(void, memtrace_heap_alloc, (memtrace_heap_t heap, const void *ptr, size_t size), (heap, ptr, size), , )          \
     X(void, memtrace_heap_free, (memtrace_heap_t heap, const void *ptr), (heap, ptr), , )

@@ -1,8 +1,12 @@
 /*
  * The functions behind include/memtrace.h. What happens to memory at a mark is read here, by the target at that very point.
  */
+#include "hook/capture.h"
 #include "hook/emit.h"
 #include "hook/hook.h"
+
+#define CURRENT_SLICE_NS 200000
+#define CURRENT_WAIT_NS UINT64_C(5000000000)
 
 /* resident, total: the second and first figure of /proc/self/statm, in bytes. */
 static void read_statm(uint64_t *ret_resident, uint64_t *ret_total)
@@ -79,6 +83,38 @@ MT_EXPORT void memtrace_resume(void)
 {
     mt_store_relaxed(&mt_state.paused, 0u);
     mt_emit_plain(MT_RECORD_RESUME, 0, 0, 0);
+}
+
+/*
+ * Asks for the reader's figures by the end of a phase that never began: it has no other effect than a sample at this very point, which the reader
+ * publishes (reader/sample.c).
+ */
+int memtrace_current(unsigned long long *figures);
+MT_EXPORT int memtrace_current(unsigned long long *figures)
+{
+    struct mt_segment_header *header;
+    struct mt_doorbell *bell;
+    uint64_t start_ns, wanted;
+
+    if (!mt_is_own_process())
+        return 0;
+    header = mt_state.writer.header;
+    bell = mt_state.doorbell;
+    wanted = mt_load_acquire(&header->figures_sequence) + 1;
+    emit_instant(MT_RECORD_PHASE_END, MT_PHASE_FIGURES);
+    start_ns = mt_sys_clock_ns(CLOCK_MONOTONIC);
+    while (mt_load_acquire(&header->figures_sequence) < wanted) {
+        const struct timespec slice = {0, CURRENT_SLICE_NS};
+
+        if (mt_load_relaxed(&header->reader_gone) || mt_sys_clock_ns(CLOCK_MONOTONIC) - start_ns > CURRENT_WAIT_NS)
+            return 0;
+        mt_fetch_add_acq_rel(&bell->bell, 1u);
+        mt_sys_futex_wake(&bell->bell, 1, true);
+        mt_sys2(SYS_nanosleep, &slice, NULL);
+    }
+    figures[0] = mt_load_relaxed(&header->figures_native);
+    figures[1] = mt_load_relaxed(&header->figures_python);
+    return 1;
 }
 
 MT_EXPORT unsigned memtrace_heap_create(const char *name)

@@ -3,6 +3,8 @@
  */
 #include "hook/emit.h"
 
+#include "hook/capture.h"
+
 void mt_emit_change(struct mt_thread *thread, enum mt_record_type type, uint64_t operand, const uint64_t *fixed, unsigned fixed_words,
     struct mt_stack_change change)
 {
@@ -15,7 +17,7 @@ void mt_emit_change(struct mt_thread *thread, enum mt_record_type type, uint64_t
             goto lost;
         at = mt_begin(thread, MT_RECORD_STACK, 0);
         *mt_word_at(thread, at++) = (uint64_t)part.keep << 32 | part.push;
-        mt_publish(thread, mt_put_frames(thread, at, &part));
+        mt_publish(thread, mt_put_frames(thread, at, thread->stack.frames, &part));
         change.keep += part.push;
         change.push -= part.push;
     }
@@ -25,7 +27,7 @@ void mt_emit_change(struct mt_thread *thread, enum mt_record_type type, uint64_t
     for (unsigned i = 0; i < fixed_words; i++)
         *mt_word_at(thread, at++) = fixed[i];
     *mt_word_at(thread, at++) = (uint64_t)change.keep << 32 | change.push;
-    mt_publish(thread, mt_put_frames(thread, at, &change));
+    mt_publish(thread, mt_put_frames(thread, at, thread->stack.frames, &change));
     return;
 lost:
     mt_stack_forget(&thread->stack);
@@ -39,8 +41,7 @@ void mt_emit_stack(enum mt_record_type type, uint64_t operand, const uint64_t *f
     if (!mt_scope_open(&scope))
         return;
     if (!mt_load_relaxed(&mt_state.paused))
-        mt_emit_change(scope.thread, type, operand, fixed, fixed_words,
-            mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller));
+        mt_emit_change(scope.thread, type, operand, fixed, fixed_words, mt_capture(&scope, caller));
     mt_scope_close(&scope);
 }
 
@@ -88,7 +89,7 @@ struct mt_thread *mt_scope_nested(uintptr_t sp, unsigned *ret_depth)
     if (sp > tls->guard_sp &&
         !(mt_sys2(SYS_sigaltstack, NULL, &alternate) == 0 && (alternate.ss_flags & SS_ONSTACK))) {
         for (; t; t = t->nested)
-            mt_stack_forget(&t->stack);
+            mt_forget_stacks(t);
         *ret_depth = 0;
         return tls->thread;
     }

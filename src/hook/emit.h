@@ -11,7 +11,8 @@
  *
  * A signal handler may run between any two instructions and emit, too. Invariants that make this safe:
  *   - while a scope is open (mt_tls.depth), the scopes of handlers on top of it use other rings, one for each level;
- *   - words are written behind head, and head moves over them by one store, when all of them are there;
+ *   - words are written behind head, and head moves over them by one store, when all of them are there (a PYTHON_STACK's with those of the
+ *     event that it is for);
  *   - a thread's position, stack and memo change with its own scopes only.
  * A handler that leaves by longjmp abandons the scopes below it: mt_scope_nested notices a depth whose guard frame is dead. What was written
  * and not published is overwritten; what the reader knows of the ring's stack is told anew.
@@ -109,10 +110,11 @@ static MT_ALWAYS_INLINE uint64_t mt_change_words(const struct mt_stack_change *c
     return (change->push + 1u) / 2;
 }
 
-/* The frames of a change, two to a word. Returns the position behind. */
-static MT_ALWAYS_INLINE uint64_t mt_put_frames(struct mt_thread *thread, uint64_t at, const struct mt_stack_change *change)
+/* The frames that a change of `stack` pushes, two to a word. Returns the position behind. */
+static MT_ALWAYS_INLINE uint64_t mt_put_frames(
+    struct mt_thread *thread, uint64_t at, const uint32_t *stack, const struct mt_stack_change *change)
 {
-    const uint32_t *frames = thread->stack.frames + change->keep;
+    const uint32_t *frames = stack + change->keep;
     uint32_t i = 0;
 
     for (; i + 1 < change->push; i += 2)
@@ -129,6 +131,13 @@ void mt_emit_change(struct mt_thread *thread, enum mt_record_type type, uint64_t
 /* Captures the caller's stack and emits. Nothing while recording is paused. */
 void mt_emit_stack(enum mt_record_type type, uint64_t operand, const uint64_t *fixed, unsigned fixed_words,
     const struct mt_registers *caller);
+
+/* Both stacks of the ring are told anew. */
+static inline void mt_forget_stacks(struct mt_thread *thread)
+{
+    mt_stack_forget(&thread->stack);
+    mt_python_forget(&thread->python);
+}
 
 /* A record with text: the words between the payload's length and the payload, then the text, cut to MT_RECORD_TEXT_MAX_BYTES. Stamped
  * whatever the process needs. */

@@ -106,6 +106,7 @@
     X(memtrace_snapshot)                                                                                               \
     X(memtrace_pause)                                                                                                  \
     X(memtrace_resume)                                                                                                 \
+    X(memtrace_current)                                                                                                \
     X(memtrace_heap_create)                                                                                            \
     X(memtrace_heap_alloc)                                                                                             \
     X(memtrace_heap_free)

@@ -1,7 +1,7 @@
 /*
  * hook: the traced side's entry. Wrappers around the allocator, mappings and process calls (malloc.c, jemalloc.c, operators.c, mapping.c,
  * process.c), system call filters (sandbox.c), the public API (api.c), and what they stand on: the real functions (real.c), the process's state and start (state.c),
- * the reader's finding or starting (link.c), memory for memtrace's own calls into libraries (arena.c), rings and threads (thread.c, emit.h).
+ * the reader's finding or starting (link.c), Python's stacks and objects (python.c, objects.c, capture.h), memory for memtrace's own calls into libraries (arena.c), rings and threads (thread.c, emit.h).
  *
  * Order rules (they make the records race-free; wire/record.h):
  *   a free is recorded before the real free, an allocation after the real allocation, realloc as begin and end around it.
@@ -19,6 +19,7 @@
 
 #include "base/base.h"
 #include "base/lock.h"
+#include "python/python.h"
 #include "stack/stack.h"
 #include "wire/writer.h"
 
@@ -37,6 +38,7 @@ struct mt_thread {
     struct mt_ring *ring;
     struct mt_stack_thread stack;
     struct mt_thread *nested; /* for signal handlers on top of this one's scopes; made when first needed */
+    struct mt_python_thread python;
     struct mt_thread *next;
 };
 
@@ -58,6 +60,7 @@ struct mt_state {
     struct mt_writer writer;
     struct mt_doorbell *doorbell;
     struct mt_stack stack;
+    struct mt_python python;
     struct mt_thread *threads; /* under lock, as is scan: where the search for a dead one's ring goes on */
     struct mt_thread *scan;
     uint32_t heaps;            /* custom heaps created */
@@ -89,6 +92,7 @@ struct mt_tls {
     uint32_t epoch;
     uint32_t depth;      /* open scopes: more than one in signal handlers */
     uintptr_t guard_sp;  /* frame of the outermost scope: tells an abandoned one (longjmp) from a live one */
+    uint32_t serving;    /* wrapped calls of Python's allocators under way: what they ask of malloc is their backing */
     uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
     struct mt_thread *thread;
     /* An allocator's C++ operator may call its own malloc family through the hooks: one block, one record (operators.c). */
@@ -151,6 +155,14 @@ static inline uint64_t mt_stamp(void)
  * event is lost (and counted).
  */
 bool mt_thread_make_room(struct mt_thread *thread, uint64_t words);
+
+/* ---- python.c ---- */
+
+/* Once, from the constructor: looks for an interpreter, as MEMTRACE_PYTHON says. */
+void mt_python_start(void);
+
+/* ---- objects.c ---- */
+extern const struct mt_python_allocator mt_object_allocator MT_HIDDEN;
 
 /* ---- arena.c ---- */
 

@@ -1,6 +1,7 @@
 /*
  * The malloc family. Order: an allocation is recorded after the real call, a free before it, a realloc on both sides.
  */
+#include "hook/capture.h"
 #include "hook/emit.h"
 #include "hook/hook.h"
 #include "hook/real.h"
@@ -11,7 +12,7 @@
 
 /* ---- records --------------------------------------------------------------------------------------------------- */
 
-void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers *caller)
+static MT_ALWAYS_INLINE void record_alloc(const void *p, size_t size_bytes, const struct mt_registers *caller, bool python)
 {
     struct mt_stack_change change;
     struct mt_scope scope;
@@ -19,7 +20,7 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
     if (!mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        change = mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller);
+        change = python ? mt_capture(&scope, caller) : mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller);
         if (MT_UNLIKELY(size_bytes > UINT32_MAX || change.keep > MT_RECORD_KEEP_MAX || change.push > MT_RECORD_PUSH_MAX)) {
             uint64_t size = size_bytes;
 
@@ -28,7 +29,7 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
             uint64_t at = mt_begin(scope.thread, MT_RECORD_ALLOC, (uintptr_t)p);
 
             *mt_word_at(scope.thread, at++) = (uint64_t)size_bytes << 32 | change.keep << 16 | change.push;
-            mt_publish(scope.thread, mt_put_frames(scope.thread, at, &change));
+            mt_publish(scope.thread, mt_put_frames(scope.thread, at, scope.thread->stack.frames, &change));
         } else {
             mt_stack_forget(&scope.thread->stack);
         }
@@ -36,14 +37,30 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
     mt_scope_close(&scope);
 }
 
+static MT_NOINLINE void record_alloc_python(const void *p, size_t size_bytes, const struct mt_registers *caller)
+{
+    if (!mt_tls.serving)
+        record_alloc(p, size_bytes, caller, true);
+}
+
+void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers *caller)
+{
+    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_present)))
+        record_alloc_python(p, size_bytes, caller);
+    else
+        record_alloc(p, size_bytes, caller, false);
+}
+
 void mt_record_free(const void *p)
 {
-    mt_emit_plain(MT_RECORD_FREE, (uintptr_t)p, 0, 0);
+    if (MT_LIKELY(!mt_tls.serving))
+        mt_emit_plain(MT_RECORD_FREE, (uintptr_t)p, 0, 0);
 }
 
 void mt_record_realloc_begin(const void *old)
 {
-    mt_emit_plain(MT_RECORD_REALLOC_BEGIN, (uintptr_t)old, 0, 0);
+    if (MT_LIKELY(!mt_tls.serving))
+        mt_emit_plain(MT_RECORD_REALLOC_BEGIN, (uintptr_t)old, 0, 0);
 }
 
 void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const struct mt_registers *caller)
@@ -51,6 +68,8 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
     struct mt_scope scope;
     uint64_t size = p ? size_bytes : 0;
 
+    if (MT_UNLIKELY(mt_tls.serving))
+        return;
     if (!p && !freed) {
         mt_emit_plain(MT_RECORD_REALLOC_FAILED, 0, 0, 0);
         return;
@@ -58,7 +77,7 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
     if (!mt_scope_open(&scope))
         return;
     mt_emit_change(scope.thread, MT_RECORD_REALLOC_END, (uintptr_t)p, &size, 1,
-        p ? mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller)
+        p ? mt_capture(&scope, caller)
           : (struct mt_stack_change){scope.thread->stack.frame_count, 0});
     mt_scope_close(&scope);
 }

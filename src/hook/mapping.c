@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "hook/capture.h"
 #include "hook/emit.h"
 #include "hook/hook.h"
 #include "hook/real.h"
@@ -131,7 +132,7 @@ MT_EXPORT void *mremap(void *old, size_t old_length, size_t length, int flags, .
     fixed[1] = f;
     /* Not mt_emit_stack(): an end is recorded even while recording is paused. */
     mt_emit_change(scope.thread, MT_RECORD_REMAP_END, p == MAP_FAILED ? 0 : (uintptr_t)p, fixed, 2,
-        mt_stack_capture(&mt_state.stack, &scope.thread->stack, &caller));
+        mt_capture(&scope, &caller));
     mt_scope_close(&scope);
     return p;
 }

@@ -425,8 +425,11 @@ MT_EXPORT void quick_exit(int status)
 
 MT_EXPORT int dlclose(void *handle)
 {
-    int r = mt_real()->dlclose(handle);
+    int r;
 
+    mt_python_before_unload();
+    r = mt_real()->dlclose(handle);
+    mt_python_after_unload();
     if (mt_state.mode == MT_MODE_ON && mt_is_own_process()) {
         mt_fetch_add_relaxed(&mt_state.stack.unmap_generation, 1u);
         mt_stack_objects_changed(&mt_state.stack);

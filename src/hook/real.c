@@ -51,7 +51,7 @@ static void *symbol_address(const struct link_map *map, const ElfW(Sym) *symbol)
     return p;
 }
 
-static void *find_in(const struct link_map *map, const char *name)
+static const ElfW(Sym) *symbol_in(const struct link_map *map, const char *name)
 {
     const uint32_t *hash = dynamic_pointer(map, DT_GNU_HASH);
     const ElfW(Sym) *symbols = dynamic_pointer(map, DT_SYMTAB);
@@ -79,10 +79,17 @@ static void *find_in(const struct link_map *map, const char *name)
         if ((c | 1) == (h | 1) && s->st_shndx != SHN_UNDEF && s->st_value != 0 &&
             strcmp(strings + s->st_name, name) == 0 && !(versions && (versions[index] & 0x8000)) &&
             ELF64_ST_TYPE(s->st_info) != STT_TLS)
-            return symbol_address(map, s);
+            return s;
         if (c & 1)
             return NULL;
     }
+}
+
+static void *find_in(const struct link_map *map, const char *name)
+{
+    const ElfW(Sym) *s = symbol_in(map, name);
+
+    return s ? symbol_address(map, s) : NULL;
 }
 
 static void *find(const struct link_map *self, const char *name)
@@ -163,4 +170,23 @@ void *mt_real_find_late(const char *name)
     const struct link_map *self = own_map();
 
     return self ? find(self, name) : NULL;
+}
+
+void *mt_real_find_sized(const void *object, const char *name, size_t *ret_size)
+{
+    const struct link_map *map = object;
+    const ElfW(Sym) *s = NULL;
+
+    if (map) {
+        s = symbol_in(map, name);
+    } else {
+        for (map = own_map(); map && map->l_prev; map = map->l_prev)
+            ;
+        for (; map && !(s = symbol_in(map, name)); map = map->l_next)
+            ;
+    }
+    if (!s)
+        return NULL;
+    *ret_size = s->st_size;
+    return symbol_address(map, s);
 }

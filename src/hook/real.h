@@ -100,6 +100,9 @@ void mt_real_resolve(void);
 /* For what a library loaded later (a C++ runtime by dlopen) may have brought by now. NULL: nowhere. */
 void *mt_real_find_late(const char *name);
 
+/* A symbol of one object (a struct link_map), or of any (NULL), with its size. NULL: nowhere. */
+void *mt_real_find_sized(const void *object, const char *name, size_t *ret_size);
+
 /* The table, resolved at first use: possible before any constructor ran, and without dlsym (which allocates). */
 static inline struct mt_real *mt_real(void)
 {

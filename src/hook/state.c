@@ -293,6 +293,7 @@ __attribute__((constructor)) static void construct(void)
         mt_stack_internal++;
         r = mt_stack_load_unwinder();
         mt_process_watch();
+        mt_python_start();
         on_exit(at_exit, NULL);
         mt_stack_internal--;
         mt_sys_signals_restore(&signals);

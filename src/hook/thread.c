@@ -41,7 +41,7 @@ static struct mt_thread *take_over(int tid)
         mt_store_relaxed(&t->ring->busy, 0u);
         mt_store_release(&t->ring->owner_tid, tid); /* R6 */
         memset(t->stack.ranges, 0, sizeof t->stack.ranges);
-        mt_stack_forget(&t->stack);
+        mt_forget_stacks(t);
         t->nested = NULL; /* like this one, its rings are found by their dead owner */
         return t;
     }

@@ -118,11 +118,11 @@ static MT_ALWAYS_INLINE void release(struct mt_live *live, struct heap *heap, co
     count_freed(live, heap, &block, heap->memory && is_temporary(live, &block, event->thread), event->stamp);
 }
 
-static void realloc_begin(struct mt_live *live, const struct mt_event *event)
+static void realloc_begin(struct mt_live *live, size_t heap_index, const struct mt_event *event)
 {
     struct thread *thread = &live->threads[event->thread];
-    struct heap *heap = &live->heaps[MT_LIVE_HEAP_MALLOC];
-    struct limbo_block limbo = {.block = {.address = event->address, .site = NO_SITE}};
+    struct heap *heap = &live->heaps[heap_index];
+    struct limbo_block limbo = {.block = {.address = event->address, .site = NO_SITE}, .heap = (uint32_t)heap_index};
 
     if (thread->block_count == thread->block_capacity) {
         uint32_t capacity = thread->block_capacity ? thread->block_capacity * 2 : 1;
@@ -152,22 +152,21 @@ static struct mt_block out_of_limbo(struct mt_live *live, const struct limbo_blo
     return block;
 }
 
-static void realloc_end(struct mt_live *live, const struct mt_event *event)
+static void realloc_end(struct mt_live *live, size_t heap_index, const struct mt_event *event)
 {
     struct thread *thread = &live->threads[event->thread];
-    struct heap *heap = &live->heaps[MT_LIVE_HEAP_MALLOC];
 
     if (thread->block_count > 0) {
         struct limbo_block *limbo = &thread->blocks[--thread->block_count];
         struct mt_block block = out_of_limbo(live, limbo);
 
         if (limbo->block.site != NO_SITE)
-            count_freed(live, heap, &block, limbo->temporary, event->stamp);
+            count_freed(live, &live->heaps[limbo->heap], &block, limbo->temporary, event->stamp);
         else if (limbo->block.address != 0)
             live->totals.unmatched_frees++;
     }
     if (event->address != 0)
-        alloc(live, MT_LIVE_HEAP_MALLOC, event);
+        alloc(live, heap_index, event);
     else
         thread_counts(live, thread);
 }
@@ -175,9 +174,9 @@ static void realloc_end(struct mt_live *live, const struct mt_event *event)
 static void realloc_failed(struct mt_live *live, const struct mt_event *event)
 {
     struct thread *thread = &live->threads[event->thread];
-    struct heap *heap = &live->heaps[MT_LIVE_HEAP_MALLOC];
     struct mt_block block, replaced;
     struct limbo_block *limbo;
+    struct heap *heap;
 
     if (thread->block_count == 0)
         return;
@@ -185,6 +184,7 @@ static void realloc_failed(struct mt_live *live, const struct mt_event *event)
     if (limbo->block.site == NO_SITE)
         return;
     block = out_of_limbo(live, limbo);
+    heap = &live->heaps[limbo->heap];
     if (mt_blocks_insert(&heap->blocks, &block, &replaced) < 0) {
         count_freed(live, heap, &block, false, event->stamp);
         live->totals.dropped++;
@@ -219,10 +219,22 @@ static void apply(struct mt_live *live, const struct mt_event *event)
         release(live, &live->heaps[MT_LIVE_HEAP_MALLOC], event);
         return; /* cannot raise the total */
     case MT_RECORD_REALLOC_BEGIN:
-        realloc_begin(live, event);
+        realloc_begin(live, MT_LIVE_HEAP_MALLOC, event);
         return;
     case MT_RECORD_REALLOC_END:
-        realloc_end(live, event);
+        realloc_end(live, MT_LIVE_HEAP_MALLOC, event);
+        break;
+    case MT_RECORD_OBJECT_ALLOC:
+        alloc(live, MT_LIVE_HEAP_PYTHON, event);
+        break;
+    case MT_RECORD_OBJECT_FREE:
+        release(live, &live->heaps[MT_LIVE_HEAP_PYTHON], event);
+        return;
+    case MT_RECORD_OBJECT_REALLOC_BEGIN:
+        realloc_begin(live, MT_LIVE_HEAP_PYTHON, event);
+        return;
+    case MT_RECORD_OBJECT_REALLOC_END:
+        realloc_end(live, MT_LIVE_HEAP_PYTHON, event);
         break;
     case MT_RECORD_REALLOC_FAILED:
         realloc_failed(live, event);
@@ -238,19 +250,30 @@ static void apply(struct mt_live *live, const struct mt_event *event)
     total_raised(live);
 }
 
+static MT_ALWAYS_INLINE void prefetch_page(const struct mt_live *live, const struct mt_event *event)
+{
+    mt_blocks_prefetch_page(&live->heaps[mt_live_block_heap(event->type)].blocks, event->address);
+}
+
+static MT_ALWAYS_INLINE void prefetch_block(const struct mt_live *live, const struct mt_event *event)
+{
+    unsigned heap = mt_live_block_heap(event->type);
+
+    mt_blocks_prefetch(&live->heaps[heap].blocks, event->address);
+    if (event->type == MT_RECORD_ALLOC || event->type == MT_RECORD_OBJECT_ALLOC)
+        mt_live_prefetch_site(live, heap, event->node);
+}
+
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count)
 {
     live->totals.events += count;
     for (size_t i = 0; i < count && i < PAGE_AHEAD; i++)
-        mt_blocks_prefetch_page(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i].address);
+        prefetch_page(live, &events[i]);
     for (size_t i = 0; i < count; i++) {
         if (i + PAGE_AHEAD < count)
-            mt_blocks_prefetch_page(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i + PAGE_AHEAD].address);
-        if (i + BLOCK_AHEAD < count) {
-            mt_blocks_prefetch(&live->heaps[MT_LIVE_HEAP_MALLOC].blocks, events[i + BLOCK_AHEAD].address);
-            if (events[i + BLOCK_AHEAD].type == MT_RECORD_ALLOC)
-                mt_live_prefetch_site(live, events[i + BLOCK_AHEAD].node);
-        }
+            prefetch_page(live, &events[i + PAGE_AHEAD]);
+        if (i + BLOCK_AHEAD < count)
+            prefetch_block(live, &events[i + BLOCK_AHEAD]);
         if (MT_UNLIKELY(events[i].thread >= live->thread_count)) {
             live->totals.dropped++;
             continue;

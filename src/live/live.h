@@ -51,7 +51,8 @@ enum mt_live_kind { /* rows of one heap told apart */
 enum {
     MT_LIVE_HEAP_MALLOC = 0,
     MT_LIVE_HEAP_MMAP = 1,
-    MT_LIVE_HEAP_CUSTOM = 2, /* the first of the program's own */
+    MT_LIVE_HEAP_PYTHON = 2, /* Python's objects, also MT_HEAP_PYTHON's */
+    MT_LIVE_HEAP_CUSTOM = 3, /* the first of the program's own */
     MT_LIVE_HEAPS_MAX = 1024,
 };
 
@@ -113,8 +114,8 @@ uint32_t mt_live_thread(struct mt_live *live);
 /* Applies events in order. Types with text and unknown types are ignored. */
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count);
 
-/* An event with this node is about to come. */
-void mt_live_prefetch_node(const struct mt_live *live, uint32_t node);
+/* An event of this type with this node is about to come. */
+void mt_live_prefetch_node(const struct mt_live *live, uint32_t type, uint32_t node);
 
 /* The program's heap `id` gets a name (copied, cut at 255 bytes); a heap never named is called heap-<id>. */
 void mt_live_heap_create(struct mt_live *live, uint64_t id, const char *name, size_t name_bytes);

@@ -15,6 +15,7 @@ enum { LIMBO_MAX = 64 }; /* nested realloc or munmap calls (signal handlers); de
 struct limbo_block { /* between REALLOC_BEGIN and REALLOC_END */
     struct mt_block block; /* site NO_SITE: not a block that was seen allocated */
     uint64_t birth;        /* stamp */
+    uint32_t heap;         /* index */
     bool temporary;
 };
 
@@ -47,6 +48,11 @@ struct open_phase {
     uint64_t allocated_bytes, allocated_blocks; /* totals when it began */
 };
 
+struct node_sites { /* of plain blocks of one heap, by node: site + 1 */
+    uint32_t *sites;
+    size_t capacity;
+};
+
 struct site_index { /* (heap, kind, node) -> site: open addressing, site + 1, 0 = empty */
     uint32_t *slots;
     size_t mask, count;
@@ -63,8 +69,7 @@ struct mt_live {
 
     struct mt_live_site *sites;
     size_t site_count, site_capacity;
-    uint32_t *by_node; /* sites of plain malloc: site + 1 */
-    size_t by_node_capacity;
+    struct node_sites by_node[MT_LIVE_HEAP_PYTHON + 1]; /* of malloc and of Python's objects: those come in numbers */
     struct site_index index; /* all other sites */
 
     struct heap *heaps;
@@ -93,15 +98,23 @@ uint32_t mt_live_site_make(struct mt_live *live, uint32_t node, unsigned heap, u
 
 static MT_ALWAYS_INLINE uint32_t mt_live_site_of(struct mt_live *live, uint32_t node, unsigned heap, unsigned kind)
 {
-    if (MT_LIKELY(heap == MT_LIVE_HEAP_MALLOC && node < live->by_node_capacity && live->by_node[node]))
-        return live->by_node[node] - 1;
+    if (heap <= MT_LIVE_HEAP_PYTHON && MT_LIKELY(node < live->by_node[heap].capacity && live->by_node[heap].sites[node]))
+        return live->by_node[heap].sites[node] - 1;
     return mt_live_site_make(live, node, heap, kind);
 }
 
-static MT_ALWAYS_INLINE void mt_live_prefetch_site(const struct mt_live *live, uint32_t node)
+static MT_ALWAYS_INLINE void mt_live_prefetch_site(const struct mt_live *live, unsigned heap, uint32_t node)
 {
-    if (MT_LIKELY(node < live->by_node_capacity && live->by_node[node]))
-        __builtin_prefetch(&live->sites[live->by_node[node] - 1], 1);
+    const struct node_sites *by_node = &live->by_node[heap];
+
+    if (MT_LIKELY(node < by_node->capacity && by_node->sites[node]))
+        __builtin_prefetch(&live->sites[by_node->sites[node] - 1], 1);
+}
+
+/* The heap in which a block's event looks for it; meaningless for other events. */
+static MT_ALWAYS_INLINE unsigned mt_live_block_heap(uint32_t type)
+{
+    return type - MT_RECORD_OBJECT_ALLOC <= MT_RECORD_OBJECT_REALLOC_END - MT_RECORD_OBJECT_ALLOC ? MT_LIVE_HEAP_PYTHON : MT_LIVE_HEAP_MALLOC;
 }
 
 /* The heap of the target's id, made if new; NULL if out of memory or there are too many. */

@@ -78,19 +78,18 @@ static bool index_grow(struct mt_live *live)
     return true;
 }
 
-static bool by_node_grow(struct mt_live *live, uint32_t node)
+static bool by_node_grow(struct node_sites *by_node, uint32_t node)
 {
-    size_t wanted = live->by_node_capacity ? live->by_node_capacity : 256;
+    size_t wanted = by_node->capacity ? by_node->capacity : 256;
     uint32_t *bigger;
 
     while (wanted <= node)
         wanted *= 2;
-    bigger = realloc(live->by_node, wanted * sizeof(*bigger));
+    bigger = realloc(by_node->sites, wanted * sizeof(*bigger));
     if (!bigger)
         return false;
-    memset(bigger + live->by_node_capacity, 0, (wanted - live->by_node_capacity) * sizeof(*bigger));
-    live->by_node = bigger;
-    live->by_node_capacity = wanted;
+    memset(bigger + by_node->capacity, 0, (wanted - by_node->capacity) * sizeof(*bigger));
+    *by_node = (struct node_sites){bigger, wanted};
     return true;
 }
 
@@ -98,10 +97,10 @@ uint32_t mt_live_site_make(struct mt_live *live, uint32_t node, unsigned heap, u
 {
     uint32_t *slot, site;
 
-    if (heap == MT_LIVE_HEAP_MALLOC && node < BY_NODE_MAX) {
-        if (MT_UNLIKELY(node >= live->by_node_capacity) && !by_node_grow(live, node))
+    if ((heap == MT_LIVE_HEAP_MALLOC || heap == MT_LIVE_HEAP_PYTHON) && node < BY_NODE_MAX) {
+        if (MT_UNLIKELY(node >= live->by_node[heap].capacity) && !by_node_grow(&live->by_node[heap], node))
             return NO_SITE;
-        slot = &live->by_node[node];
+        slot = &live->by_node[heap].sites[node];
         if (MT_LIKELY(*slot != 0))
             return *slot - 1;
         site = site_make(live, node, heap, kind);
@@ -124,10 +123,12 @@ uint32_t mt_live_site_make(struct mt_live *live, uint32_t node, unsigned heap, u
     return site;
 }
 
-void mt_live_prefetch_node(const struct mt_live *live, uint32_t node)
+void mt_live_prefetch_node(const struct mt_live *live, uint32_t type, uint32_t node)
 {
-    if (node < live->by_node_capacity)
-        __builtin_prefetch(&live->by_node[node]);
+    const struct node_sites *by_node = &live->by_node[mt_live_block_heap(type)];
+
+    if (node < by_node->capacity)
+        __builtin_prefetch(&by_node->sites[node]);
 }
 
 /* ---- heaps and threads -------------------------------------------------------------------------------------- */
@@ -155,7 +156,7 @@ fail:
 
 static struct heap *heap_find(struct mt_live *live, uint64_t id)
 {
-    for (size_t i = MT_LIVE_HEAP_CUSTOM; i < live->heap_count; i++)
+    for (size_t i = MT_LIVE_HEAP_PYTHON; i < live->heap_count; i++)
         if (live->heaps[i].id == id)
             return &live->heaps[i];
     return NULL;
@@ -172,7 +173,7 @@ struct heap *mt_live_heap_of(struct mt_live *live, uint64_t id)
     return heap_make(live, id, strdup(name));
 }
 
-/* Sites are keyed by name in the database: a program's heap must not pass for malloc or mmap, nor for its other heap. */
+/* Sites are keyed by name in the database: a program's heap must not pass for malloc, mmap or Python's, nor for its other heap. */
 static bool name_taken(const struct mt_live *live, const char *name)
 {
     for (size_t i = 0; i < live->heap_count; i++)
@@ -184,7 +185,6 @@ static bool name_taken(const struct mt_live *live, const char *name)
 void mt_live_heap_create(struct mt_live *live, uint64_t id, const char *name, size_t name_bytes)
 {
     char copy[HEAP_NAME_MAX_BYTES + 32];
-    struct heap *heap;
 
     if (heap_find(live, id))
         return;
@@ -193,13 +193,8 @@ void mt_live_heap_create(struct mt_live *live, uint64_t id, const char *name, si
     snprintf(copy, sizeof(copy), "%.*s", (int)name_bytes, name);
     if (copy[0] == '\0' || name_taken(live, copy))
         snprintf(copy, sizeof(copy), "%.*s-%llu", (int)name_bytes, name, (unsigned long long)id);
-    heap = heap_make(live, id, strdup(copy));
-    if (!heap) {
+    if (!heap_make(live, id, strdup(copy)))
         live->totals.dropped++;
-        return;
-    }
-    heap->python = !strcmp(copy, "python");
-    heap->memory = heap->python;
 }
 
 uint32_t mt_live_thread(struct mt_live *live)
@@ -225,11 +220,12 @@ struct mt_live *mt_live_create(void)
     live->index.mask = 63;
     live->index.slots = calloc(live->index.mask + 1, sizeof(*live->index.slots));
     if (!live->index.slots || !heap_make(live, UINT64_MAX, strdup("malloc")) ||
-        !heap_make(live, UINT64_MAX, strdup("mmap"))) {
+        !heap_make(live, UINT64_MAX, strdup("mmap")) || !heap_make(live, MT_HEAP_PYTHON, strdup("python"))) {
         mt_live_destroy(live);
         return NULL;
     }
     live->heaps[MT_LIVE_HEAP_MALLOC].memory = true;
+    live->heaps[MT_LIVE_HEAP_PYTHON].memory = live->heaps[MT_LIVE_HEAP_PYTHON].python = true;
     return live;
 }
 
@@ -268,7 +264,8 @@ void mt_live_destroy(struct mt_live *live)
     free(live->threads);
     free(live->heaps);
     free(live->sites);
-    free(live->by_node);
+    for (size_t i = 0; i <= MT_LIVE_HEAP_PYTHON; i++)
+        free(live->by_node[i].sites);
     free(live->index.slots);
     free(live);
 }

@@ -37,6 +37,10 @@ int layout_check(const struct mt_segment_header *h, uint64_t file_bytes, struct 
         .string_capacity = h->string_capacity,
         .frame_offset = h->frame_offset,
         .frame_capacity = h->frame_capacity,
+        .code_offset = h->code_offset,
+        .code_capacity = h->code_capacity,
+        .text_offset = h->text_offset,
+        .text_capacity = h->text_capacity,
         .flags = h->flags,
         .pid = h->pid,
         .parent_pid = h->parent_pid};
@@ -44,7 +48,9 @@ int layout_check(const struct mt_segment_header *h, uint64_t file_bytes, struct 
         !table_fits(l.ring_dir_offset, l.ring_dir_capacity, sizeof(uint64_t), file_bytes) ||
         !table_fits(l.module_offset, l.module_capacity, sizeof(struct mt_module), file_bytes) ||
         !table_fits(l.string_offset, l.string_capacity, 1, file_bytes) ||
-        !table_fits(l.frame_offset, l.frame_capacity, sizeof(struct mt_frame), file_bytes))
+        !table_fits(l.frame_offset, l.frame_capacity, sizeof(struct mt_frame), file_bytes) ||
+        !table_fits(l.code_offset, l.code_capacity, sizeof(struct mt_code), file_bytes) ||
+        !table_fits(l.text_offset, l.text_capacity, 1, file_bytes))
         return -EBADMSG;
     *ret = l;
     return 0;
@@ -80,7 +86,8 @@ void detach_segment(struct target *target)
 {
     for (size_t i = 0; i < target->ring_count; i++) {
         free(target->rings[i]->buffer);
-        stacks_finish(&target->rings[i]->stack);
+        for (unsigned k = 0; k < RING_STACKS; k++)
+            stacks_finish(&target->rings[i]->stacks[k]);
         free(target->rings[i]);
     }
     free(target->rings);

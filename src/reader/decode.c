@@ -102,6 +102,7 @@ bool decode_record(const uint64_t *words, uint32_t length, struct decoded *d)
         event->size = fixed[0];
         return event->address != 0;
     case MT_RECORD_REALLOC_END:
+    case MT_RECORD_OBJECT_REALLOC_END:
         event->size = fixed[0];
         return event->address != 0 || event->size == 0;
     case MT_RECORD_MAP:
@@ -119,6 +120,7 @@ bool decode_record(const uint64_t *words, uint32_t length, struct decoded *d)
         event->size = fixed[0];
         return true;
     case MT_RECORD_FREE:
+    case MT_RECORD_OBJECT_FREE:
         return event->address != 0;
     default:
         return true;

@@ -3,7 +3,7 @@
  * reused pid is never taken for it. Processes written to the database are kept on a list of small ones, because the FORK
  * record of the parent may be drained after the child has come and gone.
  */
-#include "reader/state.h"
+#include "reader/python.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -338,6 +338,7 @@ void life_free(struct target *target)
     detach_segment(target);
     mt_live_destroy(target->live);
     tables_finish(&target->tables);
+    python_merger_free(target->merger);
     mt_live_notes_free(target->notes, target->note_count);
     for (size_t i = 0; i < target->snapshot_count; i++)
         free(target->snapshots[i].rows);

@@ -8,7 +8,7 @@
  * Records are copied out of the ring before they are decoded, so that what was checked is what is used, and so that room is given
  * back early.
  */
-#include "reader/state.h"
+#include "reader/python.h"
 
 #include <linux/futex.h>
 #include <linux/membarrier.h>
@@ -28,8 +28,13 @@ struct drain {
     size_t applied, budget;
     struct mt_event events[BATCH_EVENTS];
     size_t event_count;
-    struct stack_change changes[BATCH_EVENTS];
+    struct stack_change changes[BATCH_CHANGES];
     size_t change_count;
+    struct pair {
+        uint64_t hash;
+        uint32_t native, python, event;
+    } pairs[BATCH_EVENTS];
+    size_t pair_count;
     uint32_t frames[BATCH_FRAMES];
     size_t frame_count;
     struct ring **heap; /* rings with a record at hand, least stamp first */
@@ -87,10 +92,14 @@ static MT_ALWAYS_INLINE uint32_t length_of(const uint64_t *words, uint64_t left)
     if (MT_LIKELY(left >= 3)) {
         type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
         stamped = !!(words[0] & MT_RECORD_STAMPED);
-        if (type == MT_RECORD_FREE)
+        if (type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_FREE)
             return 1 + stamped;
+        if (type == MT_RECORD_PYTHON_STACK && (uint32_t)words[1 + stamped] <= MT_RECORD_PUSH_MAX) {
+            push = (uint32_t)words[1 + stamped];
+            return 2 + stamped + (push + 1) / 2 <= left ? 2 + stamped + (push + 1) / 2 : 0;
+        }
         push = words[1 + stamped] & UINT16_MAX;
-        if (type == MT_RECORD_ALLOC && push <= MT_RECORD_PUSH_MAX && 2 + stamped + (push + 1) / 2 <= left)
+        if ((type == MT_RECORD_ALLOC || type == MT_RECORD_OBJECT_ALLOC) && push <= MT_RECORD_PUSH_MAX && 2 + stamped + (push + 1) / 2 <= left)
             return 2 + stamped + (push + 1) / 2;
     }
     return left ? decode_length(words, left) : 0;
@@ -125,6 +134,27 @@ static bool next_record(struct drain *d, struct ring *ring)
 
 enum { NODE_AHEAD = 6 }; /* changes between asking for a node and comparing its frames */
 
+static void found_node(struct drain *d, uint32_t event, uint32_t node)
+{
+    d->events[event].node = node;
+    mt_live_prefetch_node(d->target->live, d->events[event].type, node);
+}
+
+/* Callsites with a Python stack, too: the same two steps as for their stacks. */
+static void flush_pairs(struct drain *d)
+{
+    struct tables *tables = &d->target->tables;
+
+    for (size_t i = 0; i < d->pair_count; i++) {
+        const struct pair *pair = &d->pairs[i];
+
+        if (i + NODE_AHEAD < d->pair_count)
+            stacks_prefetch(tables, pair[NODE_AHEAD].hash);
+        found_node(d, pair->event, stacks_pair(tables, pair->hash, pair->native, pair->python));
+    }
+    d->pair_count = 0;
+}
+
 static void flush_events(struct drain *d)
 {
     struct tables *tables = &d->target->tables;
@@ -136,25 +166,43 @@ static void flush_events(struct drain *d)
         if (i + NODE_AHEAD < d->change_count)
             stacks_prefetch(tables, change[NODE_AHEAD].hash);
         node = stacks_resolve(tables, change->stack, change, d->frames + change->frames);
-        if (MT_LIKELY(change->event < BATCH_EVENTS)) {
-            d->events[change->event].node = node;
-            mt_live_prefetch_node(d->target->live, node);
+        if (MT_UNLIKELY(change->python)) {
+            change->ring->python_node = node;
+        } else if (MT_LIKELY(change->event < BATCH_EVENTS)) {
+            uint32_t python = change->ring->python_node;
+
+            if (MT_LIKELY(!python)) {
+                found_node(d, change->event, node);
+                continue;
+            }
+            d->pairs[d->pair_count++] = (struct pair){stacks_pair_hash(change->hash, python), node, python, change->event};
+            __builtin_prefetch(&tables->slots[d->pairs[d->pair_count - 1].hash & tables->slot_mask]);
         }
     }
+    flush_pairs(d);
     mt_live_apply(d->target->live, d->events, d->event_count);
     d->event_count = d->change_count = d->frame_count = 0;
 }
 
+static MT_ALWAYS_INLINE uint32_t alike(struct target *target, uint32_t frame)
+{
+    const struct tables *t = &target->tables;
+
+    if (MT_UNLIKELY(frame >= t->alike_count) && (python_alike_update(target) < 0 || frame >= t->alike_count))
+        return frame;
+    return t->alike[frame];
+}
+
 /* The record's change to its ring's stack; the node is found when the batch is applied. */
-static void change_stack(
-    struct drain *d, struct ring *ring, uint32_t keep, uint32_t push, const uint64_t *words, bool has_event)
+static MT_ALWAYS_INLINE void change_stack(struct drain *d, struct ring *ring, enum ring_stack_kind kind, uint32_t keep, uint32_t push,
+    const uint64_t *words, bool has_event)
 {
     struct stack_change *change;
     uint64_t frame_capacity = d->target->layout.frame_capacity;
     uint32_t *frames;
     int err;
 
-    if (MT_UNLIKELY(d->frame_count + push > BATCH_FRAMES || d->change_count == BATCH_EVENTS))
+    if (MT_UNLIKELY(d->frame_count + push > BATCH_FRAMES || d->change_count == BATCH_CHANGES))
         flush_events(d);
     frames = d->frames + d->frame_count;
     for (uint32_t i = 0; i < push; i++) {
@@ -163,14 +211,18 @@ static void change_stack(
             frames[i] = 0;
             d->target->lost_decode++;
         }
+        if (kind != STACK_NATIVE)
+            frames[i] = alike(d->target, frames[i]);
     }
     change = &d->changes[d->change_count];
-    *change = (struct stack_change){.stack = &ring->stack,
+    *change = (struct stack_change){.stack = &ring->stacks[kind],
+        .ring = ring,
+        .python = kind == STACK_PYTHON,
         .keep = keep,
         .push = push,
         .frames = (uint32_t)d->frame_count,
         .event = has_event ? (uint32_t)d->event_count : BATCH_EVENTS};
-    err = stacks_change(&d->target->tables, &ring->stack, change, frames);
+    err = stacks_change(&d->target->tables, &ring->stacks[kind], change, frames);
     if (MT_UNLIKELY(err < 0)) {
         d->target->lost_decode++; /* the event has the empty stack */
         return;
@@ -215,6 +267,19 @@ static void apply_special(struct drain *d, struct ring *ring, struct decoded *re
     }
 }
 
+static enum ring_stack_kind stack_of(uint32_t type)
+{
+    switch (type) {
+    case MT_RECORD_PYTHON_STACK:
+        return STACK_PYTHON;
+    case MT_RECORD_OBJECT_ALLOC:
+    case MT_RECORD_OBJECT_REALLOC_END:
+        return STACK_INNER;
+    default:
+        return STACK_NATIVE;
+    }
+}
+
 static bool is_plain(uint32_t type)
 {
     return (type >= MT_RECORD_ALLOC && type <= MT_RECORD_HEAP_FREE);
@@ -228,7 +293,7 @@ static MT_NOINLINE void take_other(struct drain *d, struct ring *ring, uint64_t 
 
     plain = understood && is_plain(record.event.type);
     if (record.frames)
-        change_stack(d, ring, record.keep, record.push, record.frames, plain);
+        change_stack(d, ring, stack_of(record.event.type), record.keep, record.push, record.frames, plain);
     if (MT_UNLIKELY(!understood)) {
         d->target->lost_decode++;
         return;
@@ -237,8 +302,13 @@ static MT_NOINLINE void take_other(struct drain *d, struct ring *ring, uint64_t 
     record.event.stamp = stamp;
     if (plain)
         d->events[d->event_count++] = record.event;
-    else if (record.event.type != MT_RECORD_STACK && record.event.type != MT_RECORD_TIME)
+    else if (record.event.type != MT_RECORD_STACK && record.event.type != MT_RECORD_PYTHON_STACK && record.event.type != MT_RECORD_TIME)
         apply_special(d, ring, &record);
+}
+
+static MT_ALWAYS_INLINE bool is_frequent(uint32_t type)
+{
+    return type == MT_RECORD_ALLOC || type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_ALLOC || type == MT_RECORD_OBJECT_FREE;
 }
 
 /* Applies the record at hand and moves on behind it. */
@@ -256,14 +326,15 @@ static MT_ALWAYS_INLINE void take_record(struct drain *d, struct ring *ring)
     }
     if (stamp > target->newest)
         target->newest = stamp;
-    if (MT_LIKELY(type == MT_RECORD_ALLOC || type == MT_RECORD_FREE) && MT_LIKELY(address)) {
+    if (MT_LIKELY(is_frequent(type)) && MT_LIKELY(address)) {
         uint64_t what = 0;
 
-        if (type == MT_RECORD_ALLOC) {
+        if (type == MT_RECORD_ALLOC || type == MT_RECORD_OBJECT_ALLOC) {
             const uint64_t *fixed = words + 1 + !!(words[0] & MT_RECORD_STAMPED);
 
             what = *fixed;
-            change_stack(d, ring, (uint32_t)(what >> 16) & UINT16_MAX, (uint32_t)what & UINT16_MAX, fixed + 1, true);
+            change_stack(d, ring, type == MT_RECORD_ALLOC ? STACK_NATIVE : STACK_INNER, (uint32_t)(what >> 16) & UINT16_MAX,
+                (uint32_t)what & UINT16_MAX, fixed + 1, true);
         }
         event = &d->events[d->event_count++];
         event->stamp = stamp;
@@ -273,6 +344,10 @@ static MT_ALWAYS_INLINE void take_record(struct drain *d, struct ring *ring)
         event->extra = 0;
         event->thread = ring->thread;
         event->type = type;
+    } else if (MT_LIKELY(type == MT_RECORD_PYTHON_STACK)) {
+        const uint64_t *change = words + 1 + !!(words[0] & MT_RECORD_STAMPED);
+
+        change_stack(d, ring, STACK_PYTHON, (uint32_t)(*change >> 32), (uint32_t)*change, change + 1, false);
     } else {
         take_other(d, ring, stamp);
     }
@@ -291,6 +366,8 @@ static bool takes_away(const struct ring *ring)
     switch (ring->buffer[ring->at] & MT_RECORD_TYPE_MASK) {
     case MT_RECORD_FREE:
     case MT_RECORD_REALLOC_BEGIN:
+    case MT_RECORD_OBJECT_FREE:
+    case MT_RECORD_OBJECT_REALLOC_BEGIN:
     case MT_RECORD_UNMAP_BEGIN:
     case MT_RECORD_REMAP_BEGIN:
     case MT_RECORD_HEAP_FREE:
@@ -448,14 +525,14 @@ bool order_pending(const struct target *target)
 size_t order_drain(struct reader *reader, struct target *target, size_t budget)
 {
     struct ring *few[16];
-    struct drain d; /* 40 KiB: not worth clearing every round */
+    struct drain d; /* 60 KiB: not worth clearing every round */
 
     if (!target->header)
         return 0;
     d.reader = reader;
     d.target = target;
     d.budget = budget;
-    d.applied = d.event_count = d.heap_count = d.change_count = d.frame_count = 0;
+    d.applied = d.event_count = d.heap_count = d.change_count = d.pair_count = d.frame_count = 0;
     if (stacks_init(&target->tables) < 0)
         return 0;
     d.now_stamp = 0;

@@ -74,12 +74,26 @@ static void thin_out(struct samples *s)
     s->interval_ns *= 2;
 }
 
+/* What memtrace_current() waits for. */
+static void publish_figures(struct target *target, const struct mt_live_totals *totals)
+{
+    struct mt_segment_header *header = target->header;
+
+    if (!header)
+        return;
+    mt_store_relaxed(&header->figures_native, totals->live_bytes - totals->python_bytes);
+    mt_store_relaxed(&header->figures_python, totals->python_bytes);
+    mt_store_release(&header->figures_sequence, mt_load_relaxed(&header->figures_sequence) + 1);
+}
+
 void sample_take(struct reader *reader, struct target *target, uint64_t at_stamp, const struct decoded *record)
 {
     const struct mt_live_totals *totals = mt_live_totals(target->live);
     struct proc_memory memory = {0};
     struct samples *s = target->samples;
 
+    if (record)
+        publish_figures(target, totals);
     if (!s)
         return;
     if (proc_memory(target->proc_fd, &memory) < 0 && !(record && record->resident))

@@ -5,7 +5,8 @@
  * of their callers; the rest is folded (store/schema.sql): exact by function, file and line, without the callers. What matters is decided
  * anew each time the process is written, by shares of what its heap did as a whole, so it may be rewritten as one set only.
  */
-#include "reader/state.h"
+#include "reader/map.h"
+#include "reader/python.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,16 +20,29 @@ enum { EARLY_PART = 8 };
 
 enum { PEAK_BYTES, LIVE_BYTES, LIVE_BLOCKS, ALLOCATED_BYTES, ALLOCATED_BLOCKS, TEMPORARY_BLOCKS, FIGURES };
 
+/*
+ * What is one callsite to the database. Of a Python program's sites many differ only by functions of the interpreter's own: merged (python.h) they are one.
+ */
+struct groups {
+    uint32_t *of;    /* by site */
+    uint32_t *first; /* by group: one of its sites */
+    struct mt_store_site_key *keys; /* by group */
+    size_t count;
+};
+
 struct choice {
     const struct mt_live *live;
-    float *scores; /* by site: its largest share of any figure */
+    const struct groups *groups;
+    float *scores; /* by group: its largest share of any figure */
+    uint64_t (*figures)[FIGURES];
+    uint64_t *own_peaks;
     uint64_t (*whole)[FIGURES]; /* by heap */
     uint64_t *row_whole; /* by heap: of the snapshot at hand */
 };
 
 struct ranked {
     float score;
-    uint32_t site;
+    uint32_t group;
 };
 
 static void figures_of(const struct mt_live *live, size_t site, uint64_t figures[FIGURES])
@@ -54,31 +68,43 @@ static void raise_score(float *score, uint64_t part, uint64_t whole)
 
 static void score_sites(struct choice *c, size_t count)
 {
+    const struct groups *g = c->groups;
     uint64_t f[FIGURES];
 
     for (size_t i = 0; i < count; i++) {
-        uint64_t *whole = c->whole[mt_live_site(c->live, i)->heap];
-        figures_of(c->live, i, f);
-        for (unsigned k = 0; k < FIGURES; k++)
-            whole[k] += f[k];
-    }
-    for (size_t i = 0; i < count; i++) {
         const struct mt_live_site *site = mt_live_site(c->live, i);
-        const uint64_t *whole = c->whole[site->heap];
+        uint64_t *whole = c->whole[site->heap], *figures = c->figures[g->of[i]], *own_peak = &c->own_peaks[g->of[i]];
         figures_of(c->live, i, f);
+        for (unsigned k = 0; k < FIGURES; k++) {
+            whole[k] += f[k];
+            figures[k] += f[k];
+        }
+        if (site->own_peak_bytes > *own_peak)
+            *own_peak = site->own_peak_bytes;
+    }
+    for (size_t i = 0; i < g->count; i++) {
+        const uint64_t *whole = c->whole[mt_live_site(c->live, g->first[i])->heap];
         for (unsigned k = 0; k < FIGURES; k++)
-            raise_score(&c->scores[i], f[k], whole[k]);
-        raise_score(&c->scores[i], site->own_peak_bytes, whole[PEAK_BYTES]);
+            raise_score(&c->scores[i], c->figures[i][k], whole[k]);
+        raise_score(&c->scores[i], c->own_peaks[i], whole[PEAK_BYTES]);
     }
 }
 
 static void score_rows(struct choice *c, const struct mt_live_row *rows, size_t count)
 {
+    const uint32_t *of = c->groups->of;
+
     memset(c->row_whole, 0, MT_LIVE_HEAPS_MAX * sizeof(*c->row_whole));
     for (size_t i = 0; i < count; i++)
+        c->own_peaks[of[rows[i].site]] = 0;
+    for (size_t i = 0; i < count; i++) {
         c->row_whole[mt_live_site(c->live, rows[i].site)->heap] += rows[i].live_bytes;
-    for (size_t i = 0; i < count; i++)
-        raise_score(&c->scores[rows[i].site], rows[i].live_bytes, c->row_whole[mt_live_site(c->live, rows[i].site)->heap]);
+        c->own_peaks[of[rows[i].site]] += rows[i].live_bytes; /* of the snapshot: what was there has been made use of */
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint32_t group = of[rows[i].site];
+        raise_score(&c->scores[group], c->own_peaks[group], c->row_whole[mt_live_site(c->live, rows[i].site)->heap]);
+    }
 }
 
 static int by_score(const void *a, const void *b)
@@ -87,14 +113,14 @@ static int by_score(const void *a, const void *b)
 
     if (x->score != y->score)
         return x->score > y->score ? -1 : 1;
-    return (x->site > y->site) - (x->site < y->site);
+    return (x->group > y->group) - (x->group < y->group);
 }
 
 /* Clears `fold` of those that matter most. */
-static int choose(const struct choice *c, size_t count, size_t most, float least, struct mt_store_site_key *keys)
+static int choose(const struct choice *c, size_t most, float least)
 {
+    size_t n = 0, count = c->groups->count;
     struct ranked *ranked;
-    size_t n = 0;
 
     for (size_t i = 0; i < count; i++)
         n += c->scores[i] >= least;
@@ -109,7 +135,7 @@ static int choose(const struct choice *c, size_t count, size_t most, float least
     if (n > most)
         qsort(ranked, n, sizeof(*ranked), by_score);
     for (size_t i = 0; i < n && i < most; i++)
-        keys[ranked[i].site].fold = false;
+        c->groups->keys[ranked[i].group].fold = false;
     free(ranked);
     return 0;
 }
@@ -119,31 +145,36 @@ static bool is_ending(const struct target *target)
     return target->finished || target->exit_seen;
 }
 
-static int decide(const struct reader *reader, const struct target *target, struct mt_store_site_key *keys, size_t count)
+static int decide(const struct reader *reader, const struct target *target, const struct groups *groups, size_t count)
 {
     bool early = !is_ending(target);
     size_t most = early && reader->sites_whole != SIZE_MAX ? reader->sites_whole / EARLY_PART : reader->sites_whole;
-    struct choice c = {.live = target->live};
+    struct choice c = {.live = target->live, .groups = groups};
     int err = -ENOMEM;
 
-    if (count <= most)
+    if (groups->count <= most)
         return 0;
-    c.scores = calloc(count, sizeof(*c.scores));
+    c.scores = calloc(groups->count, sizeof(*c.scores));
+    c.figures = calloc(groups->count, sizeof(*c.figures));
+    c.own_peaks = calloc(groups->count, sizeof(*c.own_peaks));
     c.whole = calloc(MT_LIVE_HEAPS_MAX, sizeof(*c.whole));
     c.row_whole = calloc(MT_LIVE_HEAPS_MAX, sizeof(*c.row_whole));
-    if (c.scores && c.whole && c.row_whole) {
-        for (size_t i = 0; i < count; i++)
-            keys[i].fold = true;
+    if (c.scores && c.figures && c.own_peaks && c.whole && c.row_whole) {
+        for (size_t i = 0; i < groups->count; i++)
+            groups->keys[i].fold = true;
         score_sites(&c, count);
         for (size_t i = 0; i < target->note_count; i++)
             score_rows(&c, target->notes[i].rows, target->notes[i].row_count);
         for (size_t i = 0; i < target->snapshot_count; i++)
             score_rows(&c, target->snapshots[i].rows, target->snapshots[i].count);
-        err = choose(&c, count, most, early ? EARLY_SHARE_MIN : SHARE_MIN, keys);
+        err = choose(&c, most, early ? EARLY_SHARE_MIN : SHARE_MIN);
         for (size_t i = 0; i < count && err == 0 && !early; i++) /* what may be called a leak is called so by its callers, too */
-            keys[i].fold = keys[i].fold && !mt_live_site_grows(target->live, i);
+            if (mt_live_site_grows(target->live, i))
+                groups->keys[groups->of[i]].fold = false;
     }
     free(c.scores);
+    free(c.figures);
+    free(c.own_peaks);
     free(c.whole);
     free(c.row_whole);
     return err;
@@ -166,6 +197,11 @@ static int reserve_ids(struct target *target, size_t count)
     return 0;
 }
 
+static bool is_pair(const struct tables *t, const struct mt_store_node *n)
+{
+    return t->has_python && n->frame & MT_NODE_PAIR && (n->frame & ~MT_NODE_PAIR) < t->nodes_checked;
+}
+
 /* Which frames a stack has is what the target says. One that is not in the table, when all those are that were published before
  * it, is a lie: a stack of the first frame is as good as any. Returns how many nodes can be used. */
 static size_t check_nodes(struct target *target)
@@ -174,7 +210,7 @@ static size_t check_nodes(struct target *target)
 
     for (; t->frame_count && t->nodes_checked < t->node_count; t->nodes_checked++) {
         struct mt_store_node *n = &t->nodes[t->nodes_checked];
-        if (t->nodes_checked == 0 || (n->parent < t->nodes_checked && n->frame < t->frame_count))
+        if (t->nodes_checked == 0 || (n->parent < t->nodes_checked && (n->frame < t->frame_count || is_pair(t, n))))
             continue;
         *n = (struct mt_store_node){0};
         target->lost_decode++;
@@ -182,17 +218,75 @@ static size_t check_nodes(struct target *target)
     return t->frame_count ? t->node_count : t->node_count ? 1 : 0;
 }
 
-static void count_folded(struct target *target, const struct mt_store_site_key *keys, size_t count)
+static void groups_free(struct groups *g)
+{
+    free(g->of);
+    free(g->first);
+    free(g->keys);
+}
+
+/* nodes: that can be used; merger: NULL where the sites are what they are. */
+static int group_sites(const struct target *target, size_t count, size_t nodes, struct merger *merger, struct groups *g)
+{
+    struct map places = {0}; /* (node, heap, kind) -> group */
+    int err = 0;
+
+    *g = (struct groups){.of = calloc(count + 1, sizeof(*g->of)),
+        .first = calloc(count + 1, sizeof(*g->first)),
+        .keys = calloc(count + 1, sizeof(*g->keys))};
+    if (!g->of || !g->first || !g->keys)
+        err = -ENOMEM;
+    for (size_t i = 0; i < count && err == 0; i++) {
+        const struct mt_live_site *site = mt_live_site(target->live, i);
+        uint32_t node = site->node < nodes ? site->node : 0;
+
+        g->of[i] = (uint32_t)g->count;
+        if (merger) {
+            struct slot *slot;
+
+            err = python_merge(merger, node, &node);
+            slot = map_slot(&places, (uint64_t)node << 32 | (uint64_t)site->heap << 16 | site->kind);
+            if (err < 0 || !slot)
+                err = -ENOMEM;
+            else if (slot->value)
+                g->of[i] = slot->value - 1;
+            else
+                fill(&places, slot, (uint64_t)node << 32 | (uint64_t)site->heap << 16 | site->kind, g->count);
+        }
+        if (g->of[i] < g->count)
+            continue;
+        g->first[g->count] = (uint32_t)i;
+        g->keys[g->count++] = (struct mt_store_site_key){
+            .node = node, .heap = mt_live_heap_name(target->live, site->heap), .kind = mt_live_kind_name(site->kind)};
+    }
+    free(places.slots);
+    return err;
+}
+
+static void count_folded(struct target *target, const struct groups *groups, size_t count)
 {
     target->folded = (struct mt_store_folded){0};
     for (size_t i = 0; i < count; i++) {
         const struct mt_live_site *site = mt_live_site(target->live, i);
-        if (!keys[i].fold)
+        if (!groups->keys[groups->of[i]].fold)
             continue;
         target->folded.sites++;
         target->folded.blocks += site->allocated_blocks;
         target->folded.bytes += site->allocated_bytes;
     }
+}
+
+/* Asks the store for the groups' ids. */
+static int groups_ids(
+    struct reader *reader, struct target *target, const struct groups *groups, const struct mt_store_stacks *stacks, size_t count)
+{
+    int64_t *ids = calloc(groups->count + 1, sizeof(*ids));
+    int err = ids ? mt_store_sites(reader->store, stacks, groups->keys, groups->count, ids) : -ENOMEM;
+
+    for (size_t i = 0; i < count && err == 0; i++)
+        target->site_ids[i] = ids[groups->of[i]];
+    free(ids);
+    return err;
 }
 
 /*
@@ -203,7 +297,9 @@ int sites_prepare(struct reader *reader, struct target *target)
 {
     uint64_t events = mt_live_totals(target->live)->events;
     size_t count = mt_live_site_count(target->live), nodes;
-    struct mt_store_site_key *keys;
+    struct merger *merger = NULL;
+    struct mt_store_stacks stacks;
+    struct groups groups;
     int err = write_gather(target);
 
     if (err < 0 || (target->site_id_events == events && (target->site_ids_final || !is_ending(target))))
@@ -214,31 +310,28 @@ int sites_prepare(struct reader *reader, struct target *target)
     if (err < 0)
         return err;
     nodes = check_nodes(target);
-    keys = calloc(count ? count : 1, sizeof(*keys));
-    if (!keys)
-        return -ENOMEM;
-    for (size_t i = 0; i < count; i++) {
-        const struct mt_live_site *site = mt_live_site(target->live, i);
-        keys[i] = (struct mt_store_site_key){.node = site->node < nodes ? site->node : 0,
-            .heap = mt_live_heap_name(target->live, site->heap),
-            .kind = mt_live_kind_name(site->kind)};
-    }
-    err = decide(reader, target, keys, count);
+    if (target->tables.has_python)
+        err = python_merger_update(target, &merger);
+    if (err < 0)
+        return err;
+    err = group_sites(target, count, nodes, merger, &groups);
     if (err == 0)
-        err = mt_store_sites(reader->store,
-            &(struct mt_store_stacks){.modules = target->tables.modules,
-                .module_count = target->tables.module_count,
-                .frames = target->tables.frames,
-                .frame_count = target->tables.frame_count,
-                .nodes = target->tables.nodes,
-                .node_count = nodes},
-            keys, count, target->site_ids);
+        err = decide(reader, target, &groups, count);
+    stacks = merger ? python_stacks(merger)
+                    : (struct mt_store_stacks){.modules = target->tables.modules,
+                          .module_count = target->tables.module_count,
+                          .frames = target->tables.frames,
+                          .frame_count = target->tables.frame_count,
+                          .nodes = target->tables.nodes,
+                          .node_count = nodes};
+    if (err == 0)
+        err = groups_ids(reader, target, &groups, &stacks, count);
     target->site_id_events = err == 0 ? events : UINT64_MAX;
     target->written_events = UINT64_MAX; /* the ids in the database may be others */
     if (err == 0)
-        count_folded(target, keys, count);
+        count_folded(target, &groups, count);
     target->site_ids_final = is_ending(target) || target->folded.sites == 0;
-    free(keys);
+    groups_free(&groups);
     return err;
 }
 

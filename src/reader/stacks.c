@@ -63,7 +63,8 @@ int stacks_change(const struct tables *tables, struct ring_stack *stack, struct 
     }
     hash = change->base_hash = stack->hashes[change->keep];
     for (uint32_t i = 0; i < change->push; i++) {
-        hash = mix(hash, frames[i]);
+        if (MT_LIKELY(frames[i] != FRAME_LEFT_OUT))
+            hash = mix(hash, frames[i]);
         stack->hashes[change->keep + 1 + i] = hash;
     }
     stack->depth = change->keep + change->push;
@@ -159,6 +160,10 @@ static MT_NOINLINE uint32_t make_nodes(
     for (uint32_t i = 0; i < change->push; i++) {
         uint32_t child;
 
+        if (MT_UNLIKELY(frames[i] == FRAME_LEFT_OUT)) {
+            stack->nodes[change->keep + 1 + i] = node;
+            continue;
+        }
         hash = mix(hash, frames[i]);
         child = find_node(t, hash, node, frames[i]);
         if (!child)
@@ -177,21 +182,43 @@ uint32_t stacks_resolve(
 {
     uint32_t tag = (uint32_t)(change->hash >> 32), *nodes = stack->nodes + change->keep, base = nodes[0];
 
-    if (change->push == 0)
+    if (change->hash == change->base_hash) { /* nothing pushed, or nothing that is part of it */
+        for (uint32_t i = 0; i < change->push; i++)
+            nodes[1 + i] = base;
         return base;
+    }
     for (size_t i = change->hash & t->slot_mask; t->slots[i].node; i = (i + 1) & t->slot_mask) {
         uint32_t node = t->slots[i].node, k = change->push;
 
         if (t->slots[i].tag != tag)
             continue;
-        while (k && node && t->nodes[node].frame == frames[k - 1]) {
-            nodes[k--] = node;
-            node = t->nodes[node].parent;
+        while (k && (frames[k - 1] == FRAME_LEFT_OUT || (node && t->nodes[node].frame == frames[k - 1]))) {
+            nodes[k] = node;
+            if (MT_LIKELY(frames[--k] != FRAME_LEFT_OUT))
+                node = t->nodes[node].parent;
         }
         if (MT_LIKELY(!k && node == base))
             return nodes[change->push];
     }
     return make_nodes(t, stack, change, frames);
+}
+
+uint64_t stacks_pair_hash(uint64_t native_hash, uint32_t python)
+{
+    return mix(native_hash, MT_NODE_PAIR | python);
+}
+
+uint32_t stacks_pair(struct tables *t, uint64_t hash, uint32_t native, uint32_t python)
+{
+    uint32_t node = find_node(t, hash, native, MT_NODE_PAIR | python);
+
+    if (MT_LIKELY(node))
+        return node;
+    t->has_python = true;
+    node = add_node(t, hash, native, MT_NODE_PAIR | python);
+    if (!node)
+        t->nodes_lost++;
+    return node ? node : native;
 }
 
 void stacks_finish(struct ring_stack *stack)

@@ -9,7 +9,7 @@
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
  *   tables.c   modules, frames, checked             sites.c    which callsites are kept whole
- *   write.c, write_cohorts.c, commit.c  everything -> store
+ *   write.c, write_cohorts.c, commit.c  -> store     alike.c, codes.c, lines.c, merge.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -20,6 +20,7 @@
 #include <sys/types.h>
 
 #include "live/live.h"
+#include "reader/map.h"
 #include "reader/reader.h"
 #include "store/store.h"
 #include "wire/wire.h"
@@ -27,7 +28,8 @@
 enum {
     CHUNK_WORDS = 4096,  /* copied out of a ring at a time; the longest record fits */
     BATCH_EVENTS = 256,  /* decoded before they are applied */
-    BATCH_FRAMES = 4096, /* of the changes of stacks between them */
+    BATCH_CHANGES = 2 * BATCH_EVENTS, /* of stacks, between them */
+    BATCH_FRAMES = 4096, /* of those changes */
     SAMPLES_MAX = 400,
     SNAPSHOTS_MAX = 20,
     SITES_WHOLE = 1500, /* callsites of a process kept with their callers, unless MEMTRACE_SITES says otherwise */
@@ -40,6 +42,7 @@ struct layout {
     uint64_t module_offset, module_capacity;
     uint64_t string_offset, string_capacity;
     uint64_t frame_offset, frame_capacity;
+    uint64_t code_offset, code_capacity, text_offset, text_capacity;
     uint32_t flags;
     int32_t pid, parent_pid; /* as the target sees them */
 };
@@ -51,12 +54,16 @@ struct ring_stack {
     uint32_t depth, capacity;
 };
 
+enum ring_stack_kind { STACK_NATIVE, STACK_PYTHON, STACK_INNER, RING_STACKS };
+
 struct stack_change {
     struct ring_stack *stack;
+    struct ring *ring;
     uint64_t base_hash, hash;
     uint32_t keep, push;
     uint32_t frames; /* index of the first in drain.frames */
     uint32_t event;  /* whose stack it is; BATCH_EVENTS: none's */
+    bool python;     /* of the ring's Python stack */
 };
 
 struct ring {
@@ -72,7 +79,8 @@ struct ring {
     uint32_t at, used;
     uint32_t record_words; /* of the record at `at`; 0: none */
     uint64_t record_stamp; /* its place in the order */
-    struct ring_stack stack;
+    struct ring_stack stacks[RING_STACKS];
+    uint32_t python_node;  /* as of the change resolved last */
     uint32_t thread;       /* in live/ */
     bool busy;             /* as of this round: a record is in flight */
     bool bad;              /* header cannot be believed: never read */
@@ -93,10 +101,30 @@ struct snapshot { /* interval: the larger sites */
     bool written;
 };
 
+#define MT_NODE_PAIR UINT32_C(0x80000000)
+
+/* Nodes of native, Python and inner stacks are in one tree. Where a callsite has two stacks its node is a pair: parent = the native (or inner) stack's node,
+ * frame = MT_NODE_PAIR | the Python stack's node. Pairs are leaves. */
 struct stack_slot {
     uint32_t tag; /* high half of the hash */
     uint32_t node; /* 0: empty */
 };
+
+struct line_run {
+    uint32_t end, line; /* of the code units up to `end` from the end of the run before; line 0: none */
+};
+
+struct code { /* a Python code object */
+    struct line_run *runs; /* lines.c */
+    size_t run_count;
+    char *filename, *qualname;
+    uint8_t *lines;
+    size_t lines_bytes;
+    int64_t first_line;
+};
+
+#define FRAME_LEFT_OUT UINT32_MAX /* a frame of a change that is no part of the stack */
+#define READER_MODULE_PYTHON (1u << 31) /* in a module's flags: the interpreter is in it */
 
 struct tables {
     struct mt_store_module *modules;
@@ -108,6 +136,16 @@ struct tables {
     struct stack_slot *slots; /* hash of a stack -> its node */
     size_t slot_mask;
     uint64_t nodes_lost; /* stacks cut for want of memory */
+    uint32_t *alike; /* by frame: the one that stands for it in Python and inner stacks, or FRAME_LEFT_OUT (alike.c) */
+    size_t alike_count, alike_capacity;
+    struct map lines;
+    struct code *codes;
+    size_t code_count, code_capacity;
+    uint64_t python_loop[MT_PYTHON_LOOP_PARTS][2]; /* the interpreter's, as frame offsets */
+    uint64_t interpreter_bias;
+    bool interpreter_known;
+    uint32_t python_version, python_flags; /* as the segment's header has them */
+    bool has_python; /* there are frames or nodes that only python.h understands */
 };
 
 enum source { SOURCE_TARGET = 1, SOURCE_CLIENT }; /* whose descriptor epoll speaks of; the first member of both */
@@ -133,6 +171,7 @@ struct target {
     size_t ring_count;
     struct mt_live *live;
     struct tables tables;
+    struct merger *merger; /* python.h; NULL: not needed so far */
     int64_t *site_ids; /* by site of live/ */
     size_t site_id_capacity;
     uint64_t site_id_events; /* of live/, as of site_ids; UINT64_MAX: never */
@@ -291,6 +330,9 @@ int stacks_change(const struct tables *tables, struct ring_stack *stack, struct 
 /* The node of the stack after the change. Changes of a ring are resolved in their order. */
 uint32_t stacks_resolve(
     struct tables *tables, struct ring_stack *stack, const struct stack_change *change, const uint32_t *frames);
+/* The hash of the pair (native stack, Python node), and the pair's node, made if new. */
+uint64_t stacks_pair_hash(uint64_t native_hash, uint32_t python);
+uint32_t stacks_pair(struct tables *tables, uint64_t hash, uint32_t native, uint32_t python);
 void stacks_finish(struct ring_stack *stack);
 
 /* A change with this hash is about to be resolved. */

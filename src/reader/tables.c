@@ -2,7 +2,7 @@
  * Copies of a segment's modules and frames: each entry is copied once, when it first appears below its count
  * (entries never change after that), and checked on the way.
  */
-#include "reader/state.h"
+#include "reader/python.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,21 +17,31 @@ static size_t count_of(const uint32_t *shared, uint64_t capacity)
     return count < capacity ? count : capacity;
 }
 
-static int reserve(void **items, size_t *capacity, size_t count, size_t item_bytes)
+/* Where the interpreter's loop is, in the module that it is in. */
+static void note_interpreter(struct target *target, const struct mt_module *m, size_t module)
 {
-    size_t wanted = *capacity ? *capacity : 64;
-    void *bigger;
+    uint64_t start = mt_load_relaxed(&target->header->python_loop[0][0]);
 
-    if (count <= *capacity)
-        return 0;
-    while (wanted < count)
-        wanted *= 2;
-    bigger = reallocarray(*items, wanted, item_bytes);
-    if (!bigger)
-        return -ENOMEM;
-    *items = bigger;
-    *capacity = wanted;
-    return 0;
+    if (module == 0 || start < m->start || start >= m->end)
+        return;
+    target->tables.interpreter_bias = m->load_bias;
+    ((struct mt_store_module *)target->tables.modules)[module].flags |= READER_MODULE_PYTHON;
+    target->tables.interpreter_known = true;
+}
+
+/* Modules that came before the interpreter was announced. */
+static void find_interpreter(struct target *target, size_t count)
+{
+    const struct mt_module *shared =
+        (const struct mt_module *)((const char *)target->header + target->layout.module_offset);
+
+    if (target->tables.interpreter_known || !mt_load_acquire(&target->header->python_version))
+        return;
+    for (size_t i = 1; i < count && !target->tables.interpreter_known; i++) {
+        struct mt_module m = shared[i];
+
+        note_interpreter(target, &m, i);
+    }
 }
 
 static int copy_modules(struct target *target, size_t count)
@@ -41,7 +51,7 @@ static int copy_modules(struct target *target, size_t count)
     const struct mt_module *shared = (const struct mt_module *)(base + layout->module_offset);
     struct tables *t = &target->tables;
 
-    if (reserve((void **)&t->modules, &t->module_capacity, count, sizeof(*t->modules)) < 0)
+    if (!reserve((void **)&t->modules, &t->module_capacity, count, sizeof(*t->modules)))
         return -ENOMEM;
     for (; t->module_count < count; t->module_count++) {
         struct mt_module m = shared[t->module_count];
@@ -64,7 +74,8 @@ static int copy_modules(struct target *target, size_t count)
         }
         memcpy(build_id, m.build_id, id_bytes);
         t->modules[t->module_count] = (struct mt_store_module){
-            .path = copy, .build_id = build_id, .build_id_bytes = id_bytes, .flags = m.flags};
+            .path = copy, .build_id = build_id, .build_id_bytes = id_bytes, .flags = m.flags & ~READER_MODULE_PYTHON};
+        note_interpreter(target, &m, t->module_count);
     }
     return 0;
 }
@@ -81,13 +92,20 @@ int tables_update(struct target *target)
     /* Frames first: the modules that they mention are older. */
     frames = count_of(&target->header->frame_count, layout->frame_capacity);
     modules = count_of(&target->header->module_count, layout->module_capacity);
-    if (copy_modules(target, modules) < 0 ||
-        reserve((void **)&t->frames, &t->frame_capacity, frames, sizeof(*t->frames)) < 0)
+    if (copy_modules(target, modules) < 0 || python_codes_update(target) < 0 ||
+        !reserve((void **)&t->frames, &t->frame_capacity, frames, sizeof(*t->frames)))
         return -ENOMEM;
+    find_interpreter(target, t->module_count);
+    for (size_t i = 0; i < MT_PYTHON_LOOP_PARTS; i++) {
+        t->python_loop[i][1] = mt_load_acquire(&target->header->python_loop[i][1]) - t->interpreter_bias;
+        t->python_loop[i][0] = mt_load_relaxed(&target->header->python_loop[i][0]) - t->interpreter_bias;
+    }
     for (; t->frame_count < frames; t->frame_count++) {
         struct mt_frame f = ((const struct mt_frame *)(base + layout->frame_offset))[t->frame_count];
 
-        if (f.module >= t->module_count)
+        if (f.flags & MT_FRAME_PYTHON)
+            t->has_python = true;
+        else if (f.module >= t->module_count)
             f.module = 0;
         t->frames[t->frame_count] =
             (struct mt_store_frame){.offset = f.offset, .module = f.module, .flags = f.flags};
@@ -101,8 +119,11 @@ void tables_finish(struct tables *t)
         free((char *)t->modules[i].path);
         free((uint8_t *)t->modules[i].build_id);
     }
+    python_codes_finish(t);
     free(t->modules);
     free(t->frames);
     free(t->nodes);
+    free(t->alike);
+    free(t->lines.slots);
     *t = (struct tables){0};
 }

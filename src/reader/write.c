@@ -2,7 +2,7 @@
  * What one process is in the database: its row, sites, samples, phases, snapshots and losses. Called inside of a transaction
  * (commit.c).
  */
-#include "reader/state.h"
+#include "reader/python.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -237,6 +237,7 @@ int write_process(struct reader *reader, struct target *target, bool with_sites)
         .exe = target->exe,
         .command = target->command,
         .started_ns = target->started_ns};
+    char version[32];
     int err = 0;
 
     if (target->parent)
@@ -251,6 +252,8 @@ int write_process(struct reader *reader, struct target *target, bool with_sites)
             err = write_cohorts(reader, target);
     }
     row.allocator = allocator_of(target);
+    python_version_text(target, version, sizeof(version));
+    row.python_version = version[0] ? version : NULL;
     if (target->samples && err == 0)
         err = mt_store_samples(reader->store, reader->run_id, target->process_id,
             target->samples->rows + target->samples->written, target->samples->count - target->samples->written);

@@ -22,6 +22,8 @@ struct module {
 /* A variable of the loader's own: tells its object. */
 extern void *__libc_stack_end;
 
+void (*mt_stack_on_object)(const struct link_map *object);
+
 #define MODULES_MAX 4096u
 
 struct mt_module_table {
@@ -179,6 +181,8 @@ static uint32_t add(
     m->gone = false;
     if (m == &table->modules[table->count])
         table->count++;
+    if (mt_stack_on_object)
+        mt_stack_on_object(m->map);
     return id;
 }
 

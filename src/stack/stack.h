@@ -154,6 +154,42 @@ static MT_ALWAYS_INLINE void mt_stack_prefetch(const struct mt_stack *stack, uin
     __builtin_prefetch(&stack->front[mt_front_product(pc) >> MT_FRONT_TAG_BITS]);
 }
 
+struct mt_code_range {
+    uintptr_t start, end;
+};
+
+#define MT_INNER_RULE_BITS 10
+
+struct mt_inner_rule {
+    uint64_t key; /* pc << 1 | whether it lies in a range; 0: none */
+    uint64_t rule;
+};
+
+/* What mt_stack_inner() remembers for one thread and its ranges; zero at start. The caller counts ranges_known up when there is a new range. */
+struct mt_inner_rules {
+    uint64_t generation;
+    uint32_t ranges_known;
+    struct mt_inner_rule entries[1u << MT_INNER_RULE_BITS];
+};
+
+/* The pc of the frame that the stack address lies in, at most 64 frames out. 0: none. */
+uintptr_t mt_stack_pc_at(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    uintptr_t address);
+
+/*
+ * The frames, innermost first, up to the first one with a pc in one of the ranges (the last one is empty), at most `capacity`. Returns how many; 0: there is none so near, or a frame on
+ * the way is not a plain one.
+ */
+size_t mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_frames, size_t capacity);
+
+/* The node (parent, frame), added if new; 0: no memory (counted). For stacks that come from elsewhere than a walk. */
+uint32_t mt_stack_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);
+
+/* Told of each object in which a rule is learnt for the first time, under the lock, while code of it runs. NULL: nobody cares. */
+struct link_map;
+extern void (*mt_stack_on_object)(const struct link_map *object) MT_HIDDEN;
+
 /* After a dlclose: forgets rules and modules of objects that are no longer mapped. */
 void mt_stack_objects_changed(struct mt_stack *stack);
 

@@ -152,6 +152,8 @@ int intern_known(struct intern *n)
         find_frame(n, (uint32_t)i);
         if (f->frame_id)
             f->user = known_user(n, f->frame_id);
+        if (s->frames[i].flags & MT_FRAME_PYTHON)
+            f->user = 0;
     }
     return r;
 }
@@ -173,6 +175,19 @@ static int add_line(struct frame_work *f, const char *function, const char *file
     if (file && !(l->file = strdup(file)))
         return -ENOMEM;
     return 0;
+}
+
+/* A Python frame says itself what it means. */
+static int add_python_line(struct intern *n, uint32_t frame)
+{
+    const struct mt_store_python_line *line = n->stacks->python_lines ? &n->stacks->python_lines[frame] : NULL;
+    struct frame_work *to = &n->frames[frame];
+    int r = add_line(to, line ? line->function : NULL, n->stacks->modules[n->stacks->frames[frame].module].path,
+        line ? line->line : 0, false);
+
+    if (r == 0)
+        to->lines[0].runtime = false;
+    return r;
 }
 
 struct resolving {
@@ -235,6 +250,8 @@ int intern_want_frame(struct intern *n, uint32_t frame)
     if (to->queued || to->frame_id || work->self)
         return 0;
     to->queued = true;
+    if (f->flags & MT_FRAME_PYTHON)
+        return add_python_line(n, frame);
     if (n->stacks->modules[f->module].flags & MT_MODULE_UNKNOWN)
         return add_line(to, f->flags & MT_FRAME_CUT ? "[cut]" : "[unknown]", NULL, 0, true);
     if (f->flags & MT_FRAME_CUT)

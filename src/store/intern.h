@@ -63,7 +63,7 @@ static inline bool intern_is_self(const struct intern *n, uint32_t node)
 /* stack.c */
 /* Fills node_stack of the nodes whose whole stack is in the database. */
 int stack_known(struct intern *intern);
-/* The responsible node: the innermost one whose frame may be, else the innermost one; 0: the stack is empty. *ret_unknown is
+/* The responsible node: the innermost Python frame's; without Python the innermost one whose frame may be, else the innermost one; 0: the stack is empty. *ret_unknown is
  * set, and the answer means nothing, where a frame has to be looked up first: it and the next `ahead` are wanted then. */
 int stack_responsible(struct intern *intern, uint32_t node, unsigned ahead, uint32_t *ret_node, bool *ret_unknown);
 /* Whether there are callers behind the responsible node. */

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "wire/wire.h"
+
 static uint32_t parent_of(const struct intern *n, uint32_t node)
 {
     return n->stacks->nodes[node].parent;
@@ -51,6 +53,12 @@ int stack_responsible(struct intern *n, uint32_t node, unsigned ahead, uint32_t 
 {
     uint32_t innermost = 0;
 
+    if (n->stacks->python_frames && n->stacks->python_frames[node]) {
+        while (!(n->stacks->frames[n->stacks->nodes[node].frame].flags & MT_FRAME_PYTHON))
+            node = parent_of(n, node);
+        *ret_node = node;
+        return 0;
+    }
     for (; node != 0; node = parent_of(n, node)) {
         if (intern_is_self(n, node))
             continue;

@@ -127,6 +127,12 @@ struct mt_store_node {
     uint32_t frame;
 };
 
+/* What a frame with MT_FRAME_PYTHON means; its module is the file, its offset a hash of function and line. */
+struct mt_store_python_line {
+    const char *function;
+    uint32_t line;
+};
+
 struct mt_store_stacks {
     const struct mt_store_module *modules;
     size_t module_count;
@@ -134,6 +140,8 @@ struct mt_store_stacks {
     size_t frame_count;
     const struct mt_store_node *nodes;
     size_t node_count;
+    const struct mt_store_python_line *python_lines; /* by frame; NULL: there are no Python frames */
+    const uint32_t *python_frames; /* by node: its innermost Python frame + 1, 0: none. With python_lines */
 };
 
 /*

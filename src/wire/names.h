@@ -12,6 +12,7 @@
     X(DB, "MEMTRACE_DB", "path of the database (default ./memtrace.db)")                                               \
     X(LABEL, "MEMTRACE_LABEL", "label of the run")                                                                     \
     X(PYTHON, "MEMTRACE_PYTHON", "auto, objects, frames or off")                                                       \
+    X(INTERNALS, "MEMTRACE_INTERNALS", "1: Python stacks keep the interpreter's own functions")                        \
     X(FOLLOW, "MEMTRACE_FOLLOW", "0: do not trace child processes")                                                    \
     X(LOG, "MEMTRACE_LOG", "1: say on stderr what went wrong, a line each")                                            \
     X(VERIFY, "MEMTRACE_VERIFY", "1: unwind each stack by libunwind too and count differences")                        \
@@ -40,7 +41,10 @@ MT_ENVIRONMENT(MT_ENV_SYMBOL_)
     X(STACK_RULE, "stack-rule", D, "a stack cut where no unwind rule could be found")                                  \
     X(STACK_READ, "stack-read", D, "a stack cut where stack memory could not be read")                                 \
     X(STACK_VERIFY, "stack-verify", D, "a stack that differs from libunwind's (MEMTRACE_VERIFY=1)")                    \
-    X(UNWINDER, "unwinder", D, "libunwind could not be loaded: stacks are one frame deep")
+    X(UNWINDER, "unwinder", D, "libunwind could not be loaded: stacks are one frame deep")                             \
+    X(PYTHON_VERSION, "python-version", D, "a Python of a version that is not known: native stacks only")              \
+    X(PYTHON_CODE, "python-code", D, "a Python frame that could not be read or kept")                                  \
+    X(PYTHON_OBJECTS, "python-objects", D, "Python's object allocators could not be wrapped: frames only")
 
 enum mt_loss_reason {
 #define MT_LOSS_SYMBOL_(symbol, name, kind, meaning) MT_LOSS_##symbol,

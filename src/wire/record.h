@@ -13,6 +13,10 @@
  * `push` frames, outermost first: what is there then is the record's stack. Consecutive events of a thread share all but a few of their
  * innermost frames, so neither side works on the whole of it.
  *
+ * A ring has three such stacks, each with its own changes: the native one; Python's, which PYTHON_STACK changes; and the inner one, of Python's
+ * objects: the native frames inside of the innermost Python frame, and the one that runs it. An event's callsite is the native or the inner stack and
+ * the Python stack, as they are at its record.
+ *
  * record         operand        words
  * ALLOC          address        size and change (A)                 a block of less than 4 GiB
  * ALLOC_LARGE    address        size, change
@@ -21,6 +25,10 @@
  * REALLOC_END    new address    size, change                        ends the thread's last REALLOC_BEGIN. new address = 0 and size = 0: the
  *                                                                   block was freed; REALLOC_FAILED: it is back
  * REALLOC_FAILED                                                    the old block lives on, unchanged
+ * OBJECT_ALLOC   address        size and change (A, inner stack)    an object of Python's, of less than 4 GiB: a block of the heap MT_HEAP_PYTHON
+ * OBJECT_FREE    address                                            before the real free
+ * OBJECT_REALLOC_BEGIN  old address                                 as for malloc; one that fails ends with REALLOC_FAILED, too
+ * OBJECT_REALLOC_END    new address  size, change (inner stack)
  * MAP            address        length, flags, change               after the real mmap; replaces what it overlaps
  * UNMAP_BEGIN    address        length                              before the real munmap
  * UNMAP_END      error                                              0, or the errno: what UNMAP_BEGIN removed is back
@@ -37,6 +45,7 @@
  * THREAD         tid                                                first record of a ring's (new) owner
  * PAUSE, RESUME                                                     allocations in between are not recorded, frees are
  * STACK                         change                              no event: a part of a change too long for one record
+ * PYTHON_STACK                  change (Python stack)               no event
  * TIME                                                              no event: always stamped
  *
  * A thread that is killed between a BEGIN and its END leaves the block in limbo: it counts as live.
@@ -54,6 +63,10 @@
     X(REALLOC_BEGIN, "realloc-begin", 0, P)                                                                            \
     X(REALLOC_END, "realloc-end", 2, S)                                                                                \
     X(REALLOC_FAILED, "realloc-failed", 0, P)                                                                          \
+    X(OBJECT_ALLOC, "object-alloc", 1, A)                                                                              \
+    X(OBJECT_FREE, "object-free", 0, P)                                                                                \
+    X(OBJECT_REALLOC_BEGIN, "object-realloc-begin", 0, P)                                                              \
+    X(OBJECT_REALLOC_END, "object-realloc-end", 2, S)                                                                  \
     X(MAP, "map", 3, S)                                                                                                \
     X(UNMAP_BEGIN, "unmap-begin", 1, P)                                                                                \
     X(UNMAP_END, "unmap-end", 0, P)                                                                                    \
@@ -75,6 +88,7 @@
     X(PAUSE, "pause", 0, P)                                                                                            \
     X(RESUME, "resume", 0, P)                                                                                          \
     X(STACK, "stack", 1, S)                                                                                            \
+    X(PYTHON_STACK, "python-stack", 1, S)                                                                              \
     X(TIME, "time", 0, P)
 
 enum mt_record_type {
@@ -97,6 +111,9 @@ enum mt_record_type {
 
 /* No record is longer than this. */
 #define MT_RECORD_WORDS_MAX (2u + 4u + (MT_RECORD_PUSH_MAX > MT_RECORD_TEXT_MAX_BYTES / 4 ? MT_RECORD_PUSH_MAX / 2 : MT_RECORD_TEXT_MAX_BYTES / 8) + 1u)
+
+#define MT_PHASE_FIGURES "\1figures" /* PHASE_END of this name only asks for figures (segment header) */
+#define MT_HEAP_PYTHON UINT32_MAX /* id of the heap `python`: what Python's object allocators hand out */
 
 enum mt_exit_kind {
     MT_EXIT_EXIT = 0, /* exit(), or main returned */

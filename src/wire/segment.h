@@ -2,13 +2,16 @@
  * The segment: a sparse memfd, created and sealed (F_SEAL_SHRINK|GROW|SEAL) by the traced process,
  * passed to the reader, mapped window by window in the target and as a whole in the reader.
  *
- * Three nouns:
+ * Four nouns:
  *   module  a loaded object: path, build-id, address range. Ids are dense, never reused; an object
  *           loaded again after dlclose gets a new id.
  *   frame   (module, offset of the instruction): what a return address means, free of
  *           addresses. offset = return address - 1 - module start, except where FRAME_EXACT is set.
  *           Stacks are lists of frames; the records say how each differs from the one before (record.h).
  *   ring    the records of one thread at a time (ring.h).
+ *   code    a Python code object: file, qualified name, first line, line table. Equal contents are one code.
+ *
+ * Frames of Python's stacks have MT_FRAME_PYTHON.
  *
  * Invariants:
  *   module and frame tables are append-only: entry i is complete before the release store that
@@ -22,6 +25,8 @@
  *   module_offset     struct mt_module[module_capacity]
  *   string_offset     char[string_capacity]: paths, not terminated, (offset, length) in the module
  *   frame_offset      struct mt_frame[frame_capacity]
+ *   code_offset       struct mt_code[code_capacity]
+ *   text_offset       bytes[text_capacity]: what codes consist of
  *   data_offset       rings, each a header page and its data, bump-allocated
  *
  * When the writer dies anywhere, what was published stays valid; nothing needs repair.
@@ -37,6 +42,7 @@
 
 #define MT_SEGMENT_MAGIC UINT64_C(0x3165636172746d6d) /* "mmtrace1" */
 #define MT_PAGE_BYTES 4096u
+#define MT_PYTHON_LOOP_PARTS 4
 
 enum mt_segment_flags {
     /* ring.busy is ordered by membarrier on the reader's side; else by a full fence in the writer. */
@@ -70,6 +76,8 @@ struct mt_segment_header {
     uint64_t module_offset, module_capacity;
     uint64_t string_offset, string_capacity;
     uint64_t frame_offset, frame_capacity;
+    uint64_t code_offset, code_capacity;
+    uint64_t text_offset, text_capacity;
     uint64_t data_offset;
 
     /* Counts, released by the writer after the entries below them are complete. */
@@ -79,6 +87,12 @@ struct mt_segment_header {
     uint32_t reserved;
     uint64_t string_used;
     uint64_t data_used; /* bytes allocated behind data_offset */
+    uint32_t code_count;
+    uint32_t python_version; /* as Python's PY_VERSION_HEX; 0: no Python here, or not one that is known */
+    uint64_t text_used;
+    /* Addresses of the interpreter's loop, [start, end): the first set before python_version, more as parts that the compiler put elsewhere are met. */
+    uint64_t python_loop[MT_PYTHON_LOOP_PARTS][2];
+    uint32_t python_flags; /* enum mt_python_flags */
 
     /* Ledger, written with relaxed atomic adds by any thread of the target. */
     MT_ALIGNED(64) uint64_t lost[16]; /* by enum mt_loss_reason */
@@ -91,6 +105,9 @@ struct mt_segment_header {
     MT_ALIGNED(64) uint32_t commit_wanted;
     uint32_t commit_done;
     uint32_t reader_gone; /* latched by the target when it finds the reader dead */
+
+    /* Bytes live as of the last record with figures, written by the reader before figures_sequence grows. */
+    uint64_t figures_sequence, figures_native, figures_python;
 };
 
 enum mt_module_flags {
@@ -116,7 +133,10 @@ struct mt_module {
 enum mt_frame_flags {
     MT_FRAME_EXACT = 1u << 0, /* offset is the instruction itself (signal frame's interrupted pc), not the call before it */
     MT_FRAME_CUT = 1u << 1,   /* pseudo frame: the stack goes on, but could not be unwound here */
+    MT_FRAME_PYTHON = 1u << 2, /* module is a code, offset the index of the code unit, MT_FRAME_NO_INSTRUCTION: not known */
+    MT_FRAME_ENTRY = 1u << 3,  /* a Python frame that was called from C: outside of it the native stack goes on */
 };
+#define MT_FRAME_NO_INSTRUCTION UINT64_C(0xffffffff)
 
 /* offset is the address to look up (return address - 1, or exact), as an ELF virtual address. */
 struct mt_frame {
@@ -125,9 +145,24 @@ struct mt_frame {
     uint32_t flags; /* enum mt_frame_flags */
 };
 
+enum mt_python_flags {
+    MT_PYTHON_FREE_THREADED = 1u << 0,
+    MT_PYTHON_OBJECTS = 1u << 1, /* the object allocators are wrapped */
+};
+
+/* Offsets count from text_offset. The line table is CPython's own (co_linetable). */
+struct mt_code {
+    uint64_t filename_offset, qualname_offset, lines_offset;
+    uint32_t filename_bytes, qualname_bytes, lines_bytes; /* names are UTF-8, cut at MT_CODE_NAME_MAX_BYTES */
+    int32_t first_line;
+};
+#define MT_CODE_NAME_MAX_BYTES 2048u
+#define MT_CODE_LINES_MAX_BYTES (1u << 20) /* a longer table is left out: then the first line stands for all */
+
 static_assert(sizeof(struct mt_segment_header) <= MT_PAGE_BYTES, "the header fits its page");
 static_assert(sizeof(struct mt_module) == 128, "module layout");
 static_assert(sizeof(struct mt_frame) == 16, "frame layout");
+static_assert(sizeof(struct mt_code) == 40, "code layout");
 static_assert(MT_LOSS_COUNT <= 16, "the ledger has room");
 
 /*

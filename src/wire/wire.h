@@ -18,6 +18,6 @@
 #include "wire/segment.h"
 
 /* Bumped with every incompatible change; both sides come from one build, so they must agree. */
-#define MT_WIRE_VERSION 2
+#define MT_WIRE_VERSION 3
 
 #endif

@@ -28,6 +28,8 @@
 #define MODULE_CAPACITY 16384u
 #define STRING_CAPACITY (16u << 20)
 #define FRAME_CAPACITY (4u << 20)
+#define CODE_CAPACITY (1u << 20)
+#define TEXT_CAPACITY (256u << 20)
 #define DATA_BYTES (UINT64_C(12) << 30)
 #define SCALE_MAX 256u
 #define SMALL_WINDOW_BYTES (64u << 10)
@@ -50,6 +52,12 @@ static uint64_t lay_out(struct mt_segment_header *h, uint64_t scale)
     h->frame_offset = at;
     h->frame_capacity = FRAME_CAPACITY;
     at += FRAME_CAPACITY * sizeof(struct mt_frame);
+    h->code_offset = at;
+    h->code_capacity = CODE_CAPACITY / scale;
+    at += mt_round_up(h->code_capacity * sizeof(struct mt_code), MT_PAGE_BYTES);
+    h->text_offset = at;
+    h->text_capacity = TEXT_CAPACITY / scale;
+    at += mt_round_up(h->text_capacity, MT_PAGE_BYTES);
     h->data_offset = at;
     at += mt_round_up(DATA_BYTES / scale, MT_PAGE_BYTES);
     h->file_bytes = at;
@@ -108,7 +116,7 @@ static void make_anchors(struct mt_writer *w, int fd)
 {
     const struct mt_segment_header *h = w->header;
     const uint64_t offsets[MT_WRITER_ANCHORS] = {
-        0, h->module_offset, h->string_offset, h->frame_offset, h->data_offset};
+        0, h->module_offset, h->string_offset, h->frame_offset, h->code_offset, h->text_offset, h->data_offset};
 
     w->anchors[0] = (struct mt_window){(char *)w->header, 0, HEAD_BYTES};
     for (size_t i = 1; i < MT_WRITER_ANCHORS; i++) {
@@ -181,6 +189,8 @@ void mt_writer_destroy(struct mt_writer *writer)
     drop_window(&writer->modules);
     drop_window(&writer->strings);
     drop_window(&writer->frames);
+    drop_window(&writer->codes);
+    drop_window(&writer->texts);
     lift_anchors(writer);
     if (writer->header)
         mt_sys_unmap(writer->header, HEAD_BYTES);
@@ -283,6 +293,39 @@ int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, 
         return -ENOMEM;
     *slot = *frame;
     mt_store_release(&h->frame_count, id + 1);
+    *ret_id = id;
+    return 0;
+}
+
+int mt_writer_add_text(struct mt_writer *writer, const void *text, size_t bytes, uint64_t *ret_offset)
+{
+    struct mt_segment_header *h = writer->header;
+    void *p;
+
+    if (h->text_used + bytes > h->text_capacity)
+        return -ENOSPC;
+    p = through(writer, &writer->texts, SMALL_WINDOW_BYTES, h->text_offset + h->text_used, bytes);
+    if (!p)
+        return -ENOMEM;
+    memcpy(p, text, bytes);
+    *ret_offset = h->text_used;
+    mt_store_release(&h->text_used, h->text_used + bytes);
+    return 0;
+}
+
+int mt_writer_add_code(struct mt_writer *writer, const struct mt_code *code, uint32_t *ret_id)
+{
+    struct mt_segment_header *h = writer->header;
+    uint32_t id = h->code_count;
+    struct mt_code *slot;
+
+    if (id >= h->code_capacity)
+        return -ENOSPC;
+    slot = through(writer, &writer->codes, SMALL_WINDOW_BYTES, h->code_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+    if (!slot)
+        return -ENOMEM;
+    *slot = *code;
+    mt_store_release(&h->code_count, id + 1);
     *ret_id = id;
     return 0;
 }

@@ -19,12 +19,12 @@ struct mt_window {
     uint64_t size_bytes;
 };
 
-#define MT_WRITER_ANCHORS 5u
+#define MT_WRITER_ANCHORS 7u
 
 struct mt_writer {
     struct mt_segment_header *header;
     uint64_t *ring_dir; /* first MT_WRITER_DIR_BYTES of the directory, mapped with the header */
-    struct mt_window modules, strings, frames;
+    struct mt_window modules, strings, frames, codes, texts;
     struct mt_window anchors[MT_WRITER_ANCHORS]; /* where further windows are stretched from, by offset: the head, a page of each table */
 };
 
@@ -45,6 +45,10 @@ void *mt_writer_map(struct mt_writer *writer, uint64_t offset, uint64_t size_byt
 int mt_writer_add_module(struct mt_writer *writer, const struct mt_module *module, const char *path, size_t path_bytes,
     uint32_t *ret_id);
 int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, uint32_t *ret_id);
+
+/* Bytes for a code's names and line table. */
+int mt_writer_add_text(struct mt_writer *writer, const void *text, size_t bytes, uint64_t *ret_offset);
+int mt_writer_add_code(struct mt_writer *writer, const struct mt_code *code, uint32_t *ret_id);
 
 /* Creates a ring owned by tid, with capacity rounded up to a power of two words; mapped, in the directory, counted. */
 int mt_writer_add_ring(

@@ -305,6 +305,38 @@ static void test_realloc_of_what_was_never_seen(void **state)
     mt_live_destroy(live);
 }
 
+/* Objects have addresses of their own heap's; a resize that fails leaves the block in the heap that it is of. */
+static void test_objects(void **state)
+{
+    struct mt_live *live = mt_live_create();
+    const struct mt_live_totals *t = mt_live_totals(live);
+
+    (void)state;
+    mt_live_thread(live);
+    send(live, 0, MT_RECORD_ALLOC, 0x1000, 100, 1);
+    send(live, 0, MT_RECORD_OBJECT_ALLOC, 0x1000, 7, 1);
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_BEGIN, 0x1000, 0, 0);
+    assert_int_equal(t->python_bytes, 7);
+    send(live, 0, MT_RECORD_REALLOC_FAILED, 0, 0, 0);
+    assert_int_equal(t->python_bytes, 7);
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_BEGIN, 0x1000, 0, 0);
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_END, 0x2000, 9, 2);
+    assert_int_equal(t->python_bytes, 9);
+    assert_int_equal(t->live_bytes, 109);
+    send(live, 0, MT_RECORD_OBJECT_FREE, 0x1000, 0, 0);
+    assert_int_equal(t->unmatched_frees, 1);
+    send(live, 0, MT_RECORD_OBJECT_FREE, 0x2000, 0, 0);
+    assert_int_equal(t->python_bytes, 0);
+    send(live, 0, MT_RECORD_OBJECT_ALLOC, 0x3000, 5, 1);
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_BEGIN, 0x3000, 0, 0);
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_END, 0, 0, 0);
+    assert_int_equal(t->live_bytes, 100);
+    assert_int_equal(mt_live_site_count(live), 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_string_equal(mt_live_heap_name(live, mt_live_site(live, i)->heap), i == 0 ? "malloc" : "python");
+    mt_live_destroy(live);
+}
+
 /* A signal handler reallocates while the interrupted code is inside realloc: ends belong to the last beginning. */
 static void test_realloc_nested_in_realloc(void **state)
 {
@@ -352,7 +384,7 @@ static void test_custom_heaps_are_apart(void **state)
     mt_live_thread(live);
     mt_live_heap_create(live, 5, "pool", 4);
     mt_live_heap_create(live, 6, "malloc", 6); /* must not pass for the real one */
-    mt_live_heap_create(live, 7, "python", 6);
+    /* Python's own heap is there from the beginning. */
     send(live, 0, MT_RECORD_ALLOC, 0x1000, 100, 1);
     e = event(MT_RECORD_HEAP_ALLOC, 0x1000, 40, 1);
     e.extra = 5;
@@ -363,7 +395,7 @@ static void test_custom_heaps_are_apart(void **state)
     e.extra = 6;
     mt_live_apply(live, &e, 1);
     assert_string_equal(mt_live_heap_name(live, mt_live_site(live, 2)->heap), "malloc-6");
-    e.extra = 7;
+    e.extra = MT_HEAP_PYTHON;
     mt_live_apply(live, &e, 1);
     assert_int_equal(t->live_bytes, 140);
     assert_int_equal(t->python_bytes, 40);
@@ -434,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_streams_equal_the_plain_model),
         cmocka_unit_test(test_realloc_whose_old_address_is_reused),
         cmocka_unit_test(test_realloc_of_what_was_never_seen),
+        cmocka_unit_test(test_objects),
         cmocka_unit_test(test_realloc_nested_in_realloc),
         cmocka_unit_test(test_address_handed_out_twice),
         cmocka_unit_test(test_custom_heaps_are_apart),

@@ -157,6 +157,71 @@ static void test_records_without_stamps_come_first(void **state)
     end_play(p);
 }
 
+static void expect_site(const struct played *p, size_t site, unsigned heap, uint32_t native_depth, uint32_t native_frame,
+    uint32_t python_depth, uint32_t python_frame, uint64_t blocks)
+{
+    const struct tables *t = &p->target->tables;
+    const struct mt_live_site *s = mt_live_site(p->target->live, site);
+    uint32_t native = s->node, python = 0, depth = 0;
+
+    assert_int_equal(s->heap, heap);
+    assert_int_equal(s->live_blocks, blocks);
+    if (t->nodes[native].frame & MT_NODE_PAIR) {
+        python = t->nodes[native].frame & ~MT_NODE_PAIR;
+        native = t->nodes[native].parent;
+    }
+    assert_int_equal(native ? t->nodes[native].frame : 0, native_frame);
+    assert_int_equal(python ? t->nodes[python].frame : 0, python_frame);
+    for (; native; native = t->nodes[native].parent)
+        depth++;
+    assert_int_equal(depth, native_depth);
+    for (depth = 0; python; python = t->nodes[python].parent)
+        depth++;
+    assert_int_equal(depth, python_depth);
+}
+
+/* A ring's three stacks change on their own; a callsite is what they are at its record, in its own ring. */
+static void test_three_stacks(void **state)
+{
+    struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 65536, 0);
+    uint32_t many[64];
+
+    (void)state;
+    fixture_stack_alloc(&p->rings[0], 0x1000, 0, (uint32_t[]){1, 2}, 2);
+    fixture_python_stack(&p->rings[0], 0, (uint32_t[]){11, 12}, 2);
+    fixture_stack_alloc(&p->rings[0], 0x1010, 2, NULL, 0);
+    fixture_object(&p->rings[0], 0x1010, 0, (uint32_t[]){21}, 1); /* the same address: another heap */
+    fixture_python_stack(&p->rings[0], 1, (uint32_t[]){13}, 1);
+    fixture_object(&p->rings[0], 0x1020, 1, (uint32_t[]){22}, 1);
+    fixture_stack_alloc(&p->rings[0], 0x1030, 1, (uint32_t[]){3}, 1);
+    fixture_stack_alloc(&p->rings[1], 0x2000, 0, (uint32_t[]){1, 2}, 2);
+    fixture_python_stack(&p->rings[0], 0, NULL, 0);
+    fixture_stack_alloc(&p->rings[0], 0x1040, 0, (uint32_t[]){1, 2}, 2);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 10);
+    assert_int_equal(p->target->lost_decode, 0);
+    assert_int_equal(mt_live_site_count(p->target->live), 5);
+    expect_site(p, 0, MT_LIVE_HEAP_MALLOC, 2, 2, 0, 0, 3);
+    expect_site(p, 1, MT_LIVE_HEAP_MALLOC, 2, 2, 2, 12, 1);
+    expect_site(p, 2, MT_LIVE_HEAP_PYTHON, 1, 21, 2, 12, 1);
+    expect_site(p, 3, MT_LIVE_HEAP_PYTHON, 2, 22, 2, 13, 1);
+    expect_site(p, 4, MT_LIVE_HEAP_MALLOC, 2, 3, 2, 13, 1);
+    /* Over many batches, and through the growth of the table of stacks: the pairs are found again. */
+    for (uint32_t i = 0; i < 64; i++)
+        many[i] = 100 + i;
+    for (unsigned twice = 0; twice < 2; twice++) {
+        for (uint32_t i = 0; i < 3000; i++) {
+            fixture_python_stack(&p->rings[0], 0, (uint32_t[]){11, 1000 + i}, 2);
+            fixture_object(&p->rings[0], 0x10000 + 16 * i + twice, 0, many, 1 + i % 5);
+        }
+        order_drain(&reader, p->target, SIZE_MAX);
+    }
+    assert_int_equal(p->target->lost_decode, 0);
+    assert_int_equal(mt_live_site_count(p->target->live), 5 + 3000);
+    for (size_t site = 5; site < 5 + 3000; site++)
+        assert_int_equal(mt_live_site(p->target->live, site)->live_blocks, 2);
+    end_play(p);
+}
+
 /* Stacks of two rings, interleaved in one batch: each ring's changes apply to its own stack. */
 static void test_changes_of_stacks(void **state)
 {
@@ -372,6 +437,7 @@ int main(void)
         cmocka_unit_test(test_stamps_that_go_back_keep_the_order_of_the_ring),
         cmocka_unit_test(test_records_without_stamps_come_first),
         cmocka_unit_test(test_changes_of_stacks),
+        cmocka_unit_test(test_three_stacks),
         cmocka_unit_test(test_many_and_deep_stacks),
         cmocka_unit_test(test_positions_near_the_end_of_their_range),
         cmocka_unit_test(test_a_budget_only_postpones),

@@ -61,15 +61,31 @@ static inline void fixture_plain_free(struct fixture_ring *ring, uint64_t addres
     fixture_put(ring, (uint64_t[]){address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_FREE}, 1);
 }
 
-/* An allocation of one byte whose stack keeps `keep` frames and pushes others. */
-static inline void fixture_stack_alloc(
-    struct fixture_ring *ring, uint64_t address, uint32_t keep, const uint32_t *frames, uint32_t push)
+/* A record without stamp: its first word, its change as the shape has it, the frames. */
+static inline void fixture_change(struct fixture_ring *ring, uint64_t first, uint64_t change, const uint32_t *frames, uint32_t push)
 {
-    uint64_t words[2 + 64] = {address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_ALLOC, UINT64_C(1) << 32 | keep << 16 | push};
+    uint64_t words[2 + 64] = {first, change};
 
     for (uint32_t i = 0; i < push; i++)
         words[2 + i / 2] |= (uint64_t)frames[i] << (i % 2 * 32);
     fixture_put(ring, words, 2 + (push + 1) / 2);
+}
+
+static inline void fixture_python_stack(struct fixture_ring *ring, uint32_t keep, const uint32_t *frames, uint32_t push)
+{
+    fixture_change(ring, MT_RECORD_PYTHON_STACK, (uint64_t)keep << 32 | push, frames, push);
+}
+
+static inline void fixture_object(struct fixture_ring *ring, uint64_t address, uint32_t keep, const uint32_t *frames, uint32_t push)
+{
+    fixture_change(ring, address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_OBJECT_ALLOC, UINT64_C(1) << 32 | keep << 16 | push, frames, push);
+}
+
+/* An allocation of one byte whose stack keeps `keep` frames and pushes others. */
+static inline void fixture_stack_alloc(
+    struct fixture_ring *ring, uint64_t address, uint32_t keep, const uint32_t *frames, uint32_t push)
+{
+    fixture_change(ring, address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_ALLOC, UINT64_C(1) << 32 | keep << 16 | push, frames, push);
 }
 
 static inline void fixture_text(struct fixture_ring *ring, uint64_t stamp, uint32_t type, const char *text)

@@ -39,7 +39,7 @@ static const struct mt_store_node nodes[] = {
     {5, 7},  /* 16: unknown < f < b < main */
     {16, 5}, /* 17: libc < unknown < f < b < main */
 };
-static const struct mt_store_stacks stacks = {modules, 4, frames, 8, nodes, sizeof(nodes) / sizeof(nodes[0])};
+static const struct mt_store_stacks stacks = {modules, 4, frames, 8, nodes, sizeof(nodes) / sizeof(nodes[0]), NULL, NULL};
 
 static int64_t site_of(struct mt_store *store, uint32_t node, const char *heap, bool fold, bool folded)
 {

@@ -39,7 +39,7 @@ static const struct mt_store_node nodes[] = {
     {8, 2},  /* 11: libc < unknown < app */
     {0, 8},  /* 12: cut */
 };
-static const struct mt_store_stacks stacks = {modules, 6, frames, 9, nodes, 13};
+static const struct mt_store_stacks stacks = {modules, 6, frames, 9, nodes, 13, NULL, NULL};
 
 static int64_t site_of(struct mt_store *store, uint32_t node, const char *heap, const char *kind)
 {
@@ -121,7 +121,7 @@ static void test_rollback(void **state)
 static void test_bad_tables(void **state)
 {
     static const struct mt_store_node bad[] = {{0, 0}, {5, 0}, {0, 77}};
-    const struct mt_store_stacks wrong = {modules, 6, frames, 9, bad, 3};
+    const struct mt_store_stacks wrong = {modules, 6, frames, 9, bad, 3, NULL, NULL};
     struct fixture *f = *state;
     struct mt_store *store;
     int64_t id = 4711;

@@ -33,6 +33,7 @@ enum {
     X(spread, "[-d DB] [-n ROWS] [--json] [RUNS]", "how alike runs of the same thing are")                             \
     X(scale, "[-d DB] [--name NAME] [-n ROWS] [--json]", "how memory grows with the size of the work")                 \
     X(phases, "[-d DB] [--run N] [--json]", "memory by phase of the program")                                          \
+    X(loop, "[-n N] [-o DB] -- COMMAND...", "run a program again and again, to see what grows")                          \
     X(mark, "[--pid PID] NAME", "name this moment in a running trace")                                                 \
     X(sql, "[-d DB] [--json | --csv | --table] QUERY", "ask the database anything")                                    \
     X(version, "[--json]", "print the version")
@@ -95,6 +96,7 @@ int reader_start(struct reader_process *reader, const char *database, const char
 /* Tells the end of the root and waits until the run is on disk. */
 int reader_finish(struct reader_process *reader, int root_pid, int wait_status, bool *ret_waiting);
 char *find_library(void); /* NULL: not found; the caller frees */
+char *find_python_folder(void); /* of the module `memtrace` for Python; as find_library() */
 char *quote_command(char **argv);
 
 #endif

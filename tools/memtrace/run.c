@@ -63,6 +63,18 @@ static void catch_signals(bool on)
     }
 }
 
+/* `import memtrace` works in what is run. Behind what is there: nothing of the program's own is hidden by it. */
+static void add_python_folder(void)
+{
+    const char *before = getenv("PYTHONPATH");
+    char *folder = find_python_folder(), *path = NULL;
+
+    if (folder && asprintf(&path, "%s%s%s", before && *before ? before : "", before && *before ? ":" : "", folder) >= 0)
+        setenv("PYTHONPATH", path, 1);
+    free(folder);
+    free(path);
+}
+
 /* In the child, between fork and exec. */
 static void prepare_environment(const struct run_options *o, const struct reader_process *reader, const char *library)
 {
@@ -72,6 +84,7 @@ static void prepare_environment(const struct run_options *o, const struct reader
     if (asprintf(&preload, "%s%s%s", library, before && *before ? ":" : "", before ? before : "") < 0)
         return;
     setenv("LD_PRELOAD", preload, 1);
+    add_python_folder();
     setenv(MT_ENV_SOCKET, reader->socket, 1);
     if (o->database)
         setenv(MT_ENV_DB, o->database, 1);

@@ -207,26 +207,45 @@ static bool usable(const char *path)
     return access(path, R_OK) == 0;
 }
 
+/* The first of the places, from the command's own folder, at which `file` can be read; its folder with_file or not. */
+static char *find_beside(const char *const *places, size_t count, const char *file, bool with_file)
+{
+    char self[PATH_MAX], *path, *real;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+    if (n <= 0)
+        return NULL;
+    self[n] = '\0';
+    strrchr(self, '/')[1] = '\0';
+    for (size_t i = 0; i < count; i++) {
+        bool there;
+
+        if (asprintf(&path, "%s%s%s", self, places[i], file) < 0)
+            return NULL;
+        there = usable(path);
+        if (!with_file)
+            path[strlen(path) - strlen(file)] = '\0';
+        real = there ? realpath(path, NULL) : NULL;
+        free(path);
+        if (real)
+            return real;
+    }
+    return NULL;
+}
+
 char *find_library(void)
 {
     static const char *const places[] = {"", "../lib/" MT_TRIPLET "/", "../lib/", "../lib64/"};
-    char self[PATH_MAX], *path = NULL, *slash;
-    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    char *found = find_beside(places, sizeof(places) / sizeof(places[0]), "libmemtrace.so", true);
 
-    if (n > 0) {
-        self[n] = '\0';
-        slash = strrchr(self, '/');
-        slash[1] = '\0';
-        for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-            char *real;
-            if (asprintf(&path, "%s%slibmemtrace.so", self, places[i]) < 0)
-                return NULL;
-            real = realpath(path, NULL);
-            free(path);
-            if (real && usable(real))
-                return real;
-            free(real);
-        }
-    }
+    if (found)
+        return found;
     return usable(MT_LIBRARY_FOLDER "/libmemtrace.so") ? strdup(MT_LIBRARY_FOLDER "/libmemtrace.so") : NULL;
+}
+
+char *find_python_folder(void)
+{
+    static const char *const places[] = {"python/", "../share/memtrace/python/"};
+
+    return find_beside(places, sizeof(places) / sizeof(places[0]), "memtrace/__init__.py", false);
 }

@@ -1,0 +1,21 @@
+/*
+ * The callsite of an event: the native stack and, in a Python program, the Python stack.
+ */
+#ifndef MT_HOOK_CAPTURE_H
+#define MT_HOOK_CAPTURE_H
+
+#include "hook/emit.h"
+#include "hook/hook.h"
+
+/* Captures the caller's Python stack and, if it is another one than the ring's last, tells of it, in front of the event's own record (python.c). */
+void mt_emit_python_stack(struct mt_thread *thread, const struct mt_registers *caller);
+
+/* A handler on top of another scope may find Python's structures half changed: there is no Python stack then, nor in any ring for handlers. */
+static MT_ALWAYS_INLINE struct mt_stack_change mt_capture(const struct mt_scope *scope, const struct mt_registers *caller)
+{
+    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_present)) && MT_LIKELY(!scope->depth))
+        mt_emit_python_stack(scope->thread, caller);
+    return mt_stack_capture(&mt_state.stack, &scope->thread->stack, caller);
+}
+
+#endif

@@ -1,0 +1,163 @@
+/*
+ * Python's objects: what the wrapped allocators (python/objects.c) hand out and take back, as blocks of the heap `python`.
+ *
+ * What an inner allocator asks of malloc and mmap to serve them is its backing: the mappings are marked (mt_tls.real_sp), and calls of malloc are not recorded at
+ * all (mt_tls.serving), since a large block of Python's is malloc's own block: it is counted once, here.
+ *
+ * Order: as for malloc.
+ */
+#include "hook/capture.h"
+#include "hook/emit.h"
+#include "hook/hook.h"
+
+/* The inner stack's change, with Python's already told. False: there is no such stack here. */
+static MT_ALWAYS_INLINE bool capture_inner(
+    const struct mt_scope *scope, const struct mt_registers *caller, struct mt_stack_change *ret_change)
+{
+    if (MT_UNLIKELY(scope->depth || mt_state.stack.verify))
+        return false;
+    mt_emit_python_stack(scope->thread, caller);
+    return MT_LIKELY(mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, caller, ret_change));
+}
+
+static MT_COLD void record_whole(const struct mt_scope *scope, const void *p, size_t size_bytes, const struct mt_registers *caller)
+{
+    const uint64_t fixed[] = {size_bytes, MT_HEAP_PYTHON};
+
+    mt_emit_change(scope->thread, MT_RECORD_HEAP_ALLOC, (uintptr_t)p, fixed, 2, mt_capture(scope, caller));
+}
+
+static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const struct mt_registers *caller)
+{
+    struct mt_stack_change change;
+    struct mt_scope scope;
+
+    if (!mt_scope_open(&scope))
+        return;
+    if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
+        if (MT_UNLIKELY(size_bytes > UINT32_MAX || !capture_inner(&scope, caller, &change))) {
+            record_whole(&scope, p, size_bytes, caller);
+        } else if (mt_reserve(scope.thread, 2 + mt_change_words(&change))) {
+            uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_ALLOC, (uintptr_t)p);
+
+            *mt_word_at(scope.thread, at++) = (uint64_t)size_bytes << 32 | change.keep << 16 | change.push;
+            mt_publish(scope.thread, mt_put_frames(scope.thread, at, scope.thread->python.inner, &change));
+        } else {
+            mt_python_forget(&scope.thread->python);
+        }
+    }
+    mt_scope_close(&scope);
+}
+
+static MT_ALWAYS_INLINE void record_gone(enum mt_record_type type, const void *p)
+{
+    struct mt_scope scope;
+
+    if (!mt_scope_open(&scope))
+        return;
+    if (mt_reserve(scope.thread, 1))
+        mt_publish(scope.thread, mt_begin(scope.thread, type, (uintptr_t)p));
+    mt_scope_close(&scope);
+}
+
+/* The end of a realloc, even while recording is paused. p NULL: it failed, and the old block is what it was. */
+static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const struct mt_registers *caller)
+{
+    struct mt_stack_change change = {0, 0};
+    struct mt_scope scope;
+    bool whole;
+
+    if (!p) {
+        mt_emit_plain(MT_RECORD_REALLOC_FAILED, 0, 0, 0);
+        return;
+    }
+    if (!mt_scope_open(&scope))
+        return;
+    whole = !capture_inner(&scope, caller, &change);
+    if (whole) /* the old block ends; the new one begins on its own */
+        change = (struct mt_stack_change){scope.thread->python.inner_count, 0};
+    if (mt_reserve(scope.thread, 3 + mt_change_words(&change))) {
+        uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_REALLOC_END, whole ? 0 : (uintptr_t)p);
+
+        *mt_word_at(scope.thread, at++) = whole ? 0 : size_bytes;
+        *mt_word_at(scope.thread, at++) = (uint64_t)change.keep << 32 | change.push;
+        mt_publish(scope.thread, mt_put_frames(scope.thread, at, scope.thread->python.inner, &change));
+    } else {
+        mt_python_forget(&scope.thread->python);
+    }
+    if (whole)
+        record_whole(&scope, p, size_bytes, caller);
+    mt_scope_close(&scope);
+}
+
+#define SERVED(call)                                                                                                   \
+    do {                                                                                                               \
+        uintptr_t outer_sp_ = mt_tls.real_sp;                                                                          \
+        mt_tls.real_sp = (uintptr_t)__builtin_frame_address(0);                                                        \
+        mt_tls.serving++;                                                                                              \
+        call;                                                                                                          \
+        mt_tls.serving--;                                                                                              \
+        mt_tls.real_sp = outer_sp_;                                                                                    \
+    } while (0)
+
+static void *object_malloc(void *context, size_t size)
+{
+    const struct mt_python_slot *slot = context;
+    void *p;
+
+    SERVED(p = slot->inner.malloc(slot->inner.ctx, size));
+    /* Inside of another wrapped call (MEM served by OBJ's allocator): one block. */
+    if (MT_LIKELY(p && !mt_tls.serving)) {
+        struct mt_registers caller = MT_CALLER_REGISTERS();
+
+        record(p, size, &caller);
+    }
+    return p;
+}
+
+static void *object_calloc(void *context, size_t count, size_t size)
+{
+    const struct mt_python_slot *slot = context;
+    void *p;
+
+    SERVED(p = slot->inner.calloc(slot->inner.ctx, count, size));
+    if (MT_LIKELY(p && !mt_tls.serving)) {
+        struct mt_registers caller = MT_CALLER_REGISTERS();
+
+        record(p, count * size, &caller);
+    }
+    return p;
+}
+
+static void *object_realloc(void *context, void *old, size_t size)
+{
+    const struct mt_python_slot *slot = context;
+    bool outermost = !mt_tls.serving;
+    void *p;
+
+    if (old && outermost)
+        record_gone(MT_RECORD_OBJECT_REALLOC_BEGIN, old);
+    SERVED(p = slot->inner.realloc(slot->inner.ctx, old, size));
+    if (outermost && (p || old)) {
+        struct mt_registers caller = MT_CALLER_REGISTERS();
+
+        if (old)
+            record_resized(p, size, &caller);
+        else
+            record(p, size, &caller);
+    }
+    return p;
+}
+
+static void object_free(void *context, void *p)
+{
+    const struct mt_python_slot *slot = context;
+
+    if (p && MT_LIKELY(!mt_tls.serving)) {
+        mt_python_object_gone(p);
+        record_gone(MT_RECORD_OBJECT_FREE, p);
+    }
+    SERVED(slot->inner.free(slot->inner.ctx, p));
+}
+
+const struct mt_python_allocator mt_object_allocator = {NULL, object_malloc, object_calloc, object_realloc, object_free};

@@ -1,0 +1,67 @@
+/*
+ * Which interpreter is here. All of its symbols that are needed are dynamic ones, in a shared libpython as in a static python.
+ */
+#include <dlfcn.h>
+
+#include "python/internal.h"
+
+uint32_t mt_python_present;
+struct mt_python_interpreter mt_python_here;
+
+void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_mode mode)
+{
+    struct mt_python_interpreter here = {.mode = mode, .late = context != NULL};
+    const uint64_t *version;
+    size_t size;
+    void *p;
+
+    if (mode == MT_PYTHON_MODE_OFF || mt_load_acquire(&mt_python_present) == MT_PYTHON_HERE)
+        return;
+    p = find(context, "PyGILState_GetThisThreadState", &size);
+    *(void **)&here.this_thread = p;
+    if (!p)
+        return;
+    here.runtime = find(context, "_PyRuntime", &size);
+    here.code_type = find(context, "PyCode_Type", &size);
+    version = find(context, "Py_Version", &size); /* 3.11 on */
+    if (version)
+        here.version = (uint32_t)*(const unsigned long *)version;
+    p = find(context, "PyMem_GetAllocator", &size);
+    *(void **)&here.get_allocator = p;
+    p = find(context, "PyMem_SetAllocator", &size);
+    *(void **)&here.set_allocator = p;
+    p = find(context, "_PyEval_EvalFrameDefault", &size);
+    if (p) {
+        here.loop[0].start = (uintptr_t)p;
+        here.loop[0].end = here.loop[0].start + size;
+    }
+    here.known = here.version && here.runtime && here.code_type &&
+                 mt_python_offsets(here.version, here.runtime, &here.offsets, &here.free_threaded);
+    mt_python_here = here;
+    mt_store_release(&mt_python_present, MT_PYTHON_HERE);
+}
+
+bool mt_python_is_known(void)
+{
+    return mt_python_here.known;
+}
+
+void mt_python_before_unload(void)
+{
+    if (mt_python_here.late)
+        mt_store_release(&mt_python_present, MT_PYTHON_GONE);
+}
+
+void mt_python_after_unload(void)
+{
+    struct dl_find_object object;
+
+    if (!mt_python_here.late)
+        return;
+    if (_dl_find_object((void *)mt_python_here.runtime, &object) == 0 && _dl_find_object(*(void **)&mt_python_here.this_thread, &object) == 0) {
+        mt_store_release(&mt_python_present, MT_PYTHON_HERE);
+    } else {
+        mt_python_code_type = NULL;
+        mt_python_here = (struct mt_python_interpreter){.mode = mt_python_here.mode};
+    }
+}

@@ -1,0 +1,98 @@
+/*
+ * What the files of python/ share among themselves.
+ */
+#ifndef MT_PYTHON_INTERNAL_H
+#define MT_PYTHON_INTERNAL_H
+
+#include "python/python.h"
+
+#define MT_PYTHON_LOOP_SEARCHES 4096u
+
+/* In bytes; 0: there is no such field, where 0 cannot be meant. */
+struct mt_python_offsets {
+    uint16_t tstate_cframe; /* 3.11, 3.12: the current frame hangs on this structure */
+    uint16_t tstate_frame;
+    uint16_t frame_code, frame_previous, frame_instruction, frame_owner;
+    uint16_t frame_is_entry; /* 3.11: a flag; later an entry is a frame in front of one that the interpreter's loop owns */
+    uint16_t frame_tlbc;     /* 3.14t: which copy of the bytecode this thread runs */
+    uint16_t code_first_line, code_filename, code_qualname, code_lines, code_bytecode, code_first_traceable;
+    uint16_t code_version; /* 3.12 on */
+    uint16_t code_tlbc;
+    uint16_t object_type, bytes_size, bytes_data;
+    uint16_t string_length, string_state, string_ascii, string_compact;
+    uint16_t runtime_finalizing, runtime_core_initialized;
+    uint16_t string_kind_shift;
+    uint32_t string_kind_mask, string_is_compact, string_is_ascii;
+};
+
+/* The interpreter. Written once, before mt_python_present is released; kept across forks. */
+struct mt_python_interpreter {
+    const char *runtime;
+    void *(*this_thread)(void);
+    const void *code_type;
+    void (*get_allocator)(int domain, struct mt_python_allocator *ret);
+    void (*set_allocator)(int domain, struct mt_python_allocator *allocator);
+    const struct mt_python_allocator *wrapper;
+    struct mt_code_range loop[MT_PYTHON_LOOP_PARTS + 1]; /* the interpreter's loop (loop.c); the last is empty */
+    uint32_t loop_searches, loop_parts; /* parts found later */
+    uint32_t version; /* PY_VERSION_HEX; 0: older than 3.11 */
+    bool known;       /* offsets are good */
+    bool late;        /* it came by a dlopen, and may go again */
+    bool free_threaded;
+    bool codes_watched; /* objects.c: mt_python_codes_freed tells of all */
+    enum mt_python_mode mode;
+    struct mt_python_offsets offsets;
+};
+extern struct mt_python_interpreter mt_python_here MT_HIDDEN;
+
+/* offsets.c. False: not a version that is known. */
+bool mt_python_offsets(
+    uint32_t version, const char *runtime, struct mt_python_offsets *ret_offsets, bool *ret_free_threaded);
+
+static MT_ALWAYS_INLINE const void *mt_python_pointer(const void *base, size_t offset)
+{
+    return *(const void *const *)((const char *)base + offset);
+}
+
+/* loop.c: the native stack passed no known part of the loop: finds the part. False: there is nothing new. */
+bool mt_python_find_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, const struct mt_python_thread *thread,
+    const struct mt_registers *caller);
+
+/* The first captures look whether the loop is where its symbol says. */
+void mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
+    const struct mt_registers *caller);
+
+/* mt_python_find_loop(), unless it was tried often. */
+void mt_python_find_loop_if_new(struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    const struct mt_python_thread *thread, const struct mt_registers *caller);
+
+/* objects.c: the interpreter does not run (any more). */
+void mt_python_unsettle(struct mt_python *python);
+
+/* ---- code.c ---- */
+
+/*
+ * What changes when another code object takes the place of this one. 3.12 on: its version number, never given twice, and half of a pointer behind it.
+ * 3.11 has none: the line table's address and its beginning.
+ */
+static MT_ALWAYS_INLINE uint64_t mt_python_proof(const struct mt_python_offsets *o, const void *code)
+{
+    const char *c = code;
+
+    if (MT_LIKELY(o->code_version))
+        return *(const uint64_t *)(c + o->code_version);
+    c = mt_python_pointer(code, o->code_lines);
+    return (uint64_t)(uintptr_t)c * UINT64_C(0x9e3779b97f4a7c15) + *(const uint64_t *)(c + o->bytes_data) +
+           *(const uint64_t *)(c + o->bytes_size);
+}
+
+/* The segment's code with these contents, added if new. Under the lock. 0 or -errno. */
+int mt_python_code_id(struct mt_python *python, struct mt_stack *stack, const void *code, uint32_t *ret_id);
+
+/* ---- lines.c ---- */
+
+/* The segment's frame of an instruction; false: it could not be had (counted). */
+bool mt_python_line(struct mt_python *python, struct mt_stack *stack, const void *code, uint64_t proof,
+    const char *frame, const void *instruction, bool entry, uint32_t *ret_frame);
+
+#endif

@@ -1,0 +1,158 @@
+/*
+ * python: Python's frames and objects, read by the traced thread itself. Nothing is imported, no interpreter lock taken, no function of Python
+ * called that could allocate or run code.
+ *
+ *   detect.c   which interpreter is here, if any
+ *   offsets.c  where in its structures things are, by version
+ *   capture.c  a thread's frames, and where they differ from its last ones; the verified memo
+ *   loop.c     the interpreter's loop, whose parts are told from other native code
+ *   lines.c    (code object, instruction) -> frame of the segment
+ *   code.c     code object -> entry of the segment's table of codes
+ *   inner.c    the native stack of an object
+ *   objects.c  the object allocators, wrapped in place; what they hand out is recorded by hook/
+ *
+ * A frame is its code and the index of its instruction; which line that is, the reader works out. Frames that were called from C are marked
+ * (MT_FRAME_ENTRY): there the native and the Python stack interleave.
+ *
+ * What is believed. A thread reads its own thread state only, whose frames change by that thread's own doing; it is found through Python's thread-specific
+ * storage. Before the first stacks are believed, every pointer on the way is asked of the kernel; a code object must have the type of
+ * code objects. An interpreter whose structures do not look as its version says is left alone (loss `python-version`).
+ *
+ * Thread rules: as stack/: lock-free where everything is known, mt_stack.lock with signals blocked where not. What a process learnt is wiped at fork
+ * by the caller (struct mt_python is zero again); where the interpreter is, is not.
+ */
+#ifndef MT_PYTHON_PYTHON_H
+#define MT_PYTHON_PYTHON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/base.h"
+#include "stack/stack.h"
+
+enum mt_python_mode { /* MEMTRACE_PYTHON */
+    MT_PYTHON_MODE_OBJECTS = 0, /* also `auto` */
+    MT_PYTHON_MODE_FRAMES,
+    MT_PYTHON_MODE_OFF,
+};
+
+struct mt_python_lines; /* lines.c */
+struct mt_python_codes; /* code.c */
+
+/* One per process; zero at start and wiped at fork. */
+struct mt_python {
+    struct mt_python_lines *lines;  /* published with release, read with acquire */
+    struct mt_python_lines *frames; /* under the stack's lock */
+    struct mt_python_codes *codes;  /* under the stack's lock */
+    uint32_t announced;             /* the segment's header knows of the interpreter */
+    uint32_t settled;               /* nothing more to be done about the object allocators */
+    uint32_t probed;                /* frames whose every pointer was asked of the kernel */
+    uint32_t distrusted;            /* frames that did not look like frames */
+};
+
+/* A frame of a kept stack (capture.c). */
+struct mt_python_state {
+    const char *frame;
+    const void *instruction, *previous, *code;
+    uint64_t proof;   /* that the code object is the one it was (internal.h) */
+    uint32_t line;    /* frame of the segment */
+    uint32_t depth;   /* frames of the stack up to this one, inclusive */
+    bool is_code;     /* else a frame of the interpreter's own, which has no proof either */
+    bool is_complete; /* else a function that has not begun: not part of the stack */
+};
+
+#define MT_PYTHON_INNER_MAX 24u
+
+/* One per ring; zero at start, then made by its first capture. */
+struct mt_python_thread {
+    struct mt_python_state *states; /* outermost first */
+    struct mt_python_state *fresh;  /* innermost first, same capacity */
+    /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of states that are not none it is the frames. */
+    uint32_t *frames;
+    size_t count, capacity; /* of states */
+    uint32_t frame_count;
+    uint32_t codes_freed; /* mt_python_codes_freed as of the states */
+    uint32_t inner_count;
+    uint32_t inner[MT_PYTHON_INNER_MAX]; /* the inner stack that the reader has, outermost first */
+    struct mt_inner_rules rules;
+    bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
+};
+
+/* Finds a symbol of a loaded object: its address, NULL if there is none, and its size. */
+typedef void *mt_python_find(const void *context, const char *name, size_t *ret_size);
+
+/* Looks for an interpreter. Once one is found nothing more is looked for. Not from inside a capture of the same thread. */
+void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_mode mode);
+
+bool mt_python_is_known(void);
+
+/*
+ * Around a dlclose, where the interpreter came by a dlopen: it may go, and with it what captures look at. In between there are no Python stacks; if it is
+ * gone it is forgotten.
+ */
+void mt_python_before_unload(void);
+void mt_python_after_unload(void);
+
+/* Whether there is an interpreter whose frames can be read, or of which the run must be told that they cannot. */
+enum { MT_PYTHON_NONE = 0, MT_PYTHON_HERE, MT_PYTHON_GONE /* its last stacks are still to be taken back */ };
+extern uint32_t mt_python_present MT_HIDDEN;
+
+/* PyMemAllocatorEx of every version. */
+struct mt_python_allocator {
+    void *ctx;
+    void *(*malloc)(void *ctx, size_t size);
+    void *(*calloc)(void *ctx, size_t count, size_t size);
+    void *(*realloc)(void *ctx, void *p, size_t size);
+    void (*free)(void *ctx, void *p);
+};
+
+/* Grows when an object that is freed looks like a code object: what was known of its address is not any more. */
+extern uint32_t mt_python_codes_freed MT_HIDDEN;
+extern const void *mt_python_code_type MT_HIDDEN; /* NULL: need not be looked for */
+
+/* A block of the domain OBJ is about to be freed: of 16 bytes, at least. */
+static MT_ALWAYS_INLINE void mt_python_object_gone(const void *p)
+{
+    if (MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
+        mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u);
+}
+
+enum { MT_PYTHON_DOMAIN_MEM = 1, MT_PYTHON_DOMAIN_OBJ = 2 };
+
+/* What a wrapping allocator has as its ctx. */
+struct mt_python_slot {
+    struct mt_python_allocator inner;
+};
+
+/*
+ * Has `wrapper`'s functions serve the domains MEM and OBJ, where the mode says so and the interpreter does not run yet. True: done.
+ * mt_python_wrap_again() is part of each capture until the interpreter runs.
+ */
+bool mt_python_wrap(const struct mt_python_allocator *wrapper);
+bool mt_python_wrap_again(void); /* true: no more need to */
+bool mt_python_is_wrapped(void);
+
+/*
+ * Captures the calling thread's Python stack and makes it the ring's last one. True: it has changed; the caller sends the change, from thread->frames, or calls
+ * mt_python_forget().
+ */
+bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    struct mt_python_thread *thread, const struct mt_registers *caller, struct mt_stack_change *ret_change);
+
+/*
+ * The native part of an object's stack, after mt_python_capture(): what lies inside of the innermost Python frame. Programs make so many objects that the
+ * rest, which Python's frames tell in their way, would cost more than it says. The change is one of thread->inner, to be sent likewise. False: take the whole stack.
+ */
+bool mt_python_inner(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
+    const struct mt_registers *caller, struct mt_stack_change *ret_change);
+
+/* The next changes will be whole stacks. */
+static inline void mt_python_forget(struct mt_python_thread *thread)
+{
+    thread->count = 0;
+    thread->frame_count = thread->inner_count = 0;
+    thread->unsure = true;
+}
+
+#endif
