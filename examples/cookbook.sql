@@ -31,6 +31,16 @@ GROUP BY function, file, line HAVING temporary > 0 ORDER BY temporary DESC LIMIT
 SELECT function, file, line, live_bytes, live_blocks, stack
 FROM leaks WHERE run_id = (SELECT MAX(run_id) FROM runs) ORDER BY live_bytes DESC LIMIT 10;
 
+-- What grows with every iteration, and how sure is that?
+SELECT verdict, function, file, line, ROUND(bytes_per_iteration) AS bytes_per_iteration, ROUND(ci_low) AS low, ROUND(ci_high) AS high,
+    q_value, since, gate
+FROM leaks WHERE run_id = (SELECT MAX(run_id) FROM runs) AND verdict IN ('leak', 'suspect') ORDER BY verdict, bytes_per_iteration DESC;
+
+-- What did each iteration leave behind at the callsites that leak?
+SELECT l.function, c.born AS iteration, c.survivor_blocks, c.survivor_bytes
+FROM cohorts AS c JOIN leaks AS l USING (run_id, process_id, site_id)
+WHERE run_id = (SELECT MAX(run_id) FROM runs) AND l.verdict = 'leak' ORDER BY l.site_id, c.born;
+
 -- How does the heap grow from iteration to iteration, and resident memory with it?
 SELECT process_id, iteration, label, live_bytes, live_bytes - LAG(live_bytes) OVER (PARTITION BY process_id ORDER BY iteration) AS grown,
     live_blocks, peak_live_bytes, rss_bytes
@@ -50,7 +60,7 @@ LEFT JOIN (SELECT site_id, SUM(peak_bytes) AS peak_bytes FROM top_allocators
 GROUP BY b.function, b.file, b.line ORDER BY grown DESC LIMIT 10;
 
 -- Repeated runs under one label: how much do they differ?
-SELECT label, COUNT(*) AS runs, MIN(peak_live_bytes) AS least, AVG(peak_live_bytes) AS mean, MAX(peak_live_bytes) AS most
+SELECT label, COUNT(*) AS runs, MIN(peak_live_bytes) AS least, median(peak_live_bytes) AS median, MAX(peak_live_bytes) AS most
 FROM runs WHERE label IS NOT NULL GROUP BY label;
 
 -- Why is resident memory larger than the heap? Side by side along the time.

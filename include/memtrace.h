@@ -27,7 +27,8 @@ typedef unsigned memtrace_heap_t;
  * memtrace_phase_begin(name)      opens a phase, inside the one that is open (view phases)
  * memtrace_phase_end(name)        closes the innermost open phase of that name
  * memtrace_iteration(label)       ends the running iteration and begins the next one: call it at the top of the loop. The
- *                                 process's end ends the last one (views iterations, leaks)
+ *                                 process's end ends the last one (views iterations, leaks); one more call with "exit" behind the
+ *                                 loop keeps what the program does at its end out of the last one
  * memtrace_snapshot(label)        what every callsite holds now (view snapshot_sites)
  * memtrace_pause()                allocations of all threads are left out until memtrace_resume(); frees are still seen,
  * memtrace_resume()               and the two do not nest

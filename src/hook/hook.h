@@ -168,8 +168,17 @@ extern const struct mt_python_allocator mt_object_allocator MT_HIDDEN;
 
 /* Memory for calls into libraries on memtrace's behalf: mapped, never returned; aligned to 16. NULL: none left. */
 void *mt_arena_alloc(size_t size_bytes, size_t alignment);
-bool mt_arena_owns(const void *p);
+extern char *mt_arena_base MT_HIDDEN; /* NULL: nothing allocated yet */
 size_t mt_arena_size(const void *p);
+
+#define MT_ARENA_BYTES (UINT64_C(8) << 20) /* address space, which a program may limit; pages come as they are touched, a dozen as a rule */
+
+static MT_ALWAYS_INLINE bool mt_arena_owns(const void *p)
+{
+    const char *start = mt_load_relaxed(&mt_arena_base);
+
+    return start && (uintptr_t)p - (uintptr_t)start < MT_ARENA_BYTES;
+}
 
 /* ---- malloc.c, shared with jemalloc.c and operators.c ---- */
 

@@ -148,6 +148,35 @@ void mt_live_site_at_peak(const struct mt_live *live, size_t site, uint64_t *ret
 const char *mt_live_heap_name(const struct mt_live *live, unsigned heap);
 const char *mt_live_kind_name(unsigned kind); /* NULL for MT_LIVE_PLAIN */
 
+/* ---- iterations: cohorts.c */
+
+enum {
+    MT_LIVE_PERIODS_MAX = 64, /* then neighbours are put together */
+    MT_LIVE_WARM_UP = 2,      /* periods whose blocks are followed only from the end of the next one on */
+};
+
+struct mt_live_iterations {
+    unsigned ends;     /* periods that ended and are kept */
+    unsigned period;   /* iterations in each */
+    bool torn_down;    /* the last iteration ended with the process, which freed most before: not among the ends */
+    double heap_bytes; /* live and mapped, the highest at an end */
+};
+/* False: the program has not called memtrace_iteration(). */
+bool mt_live_iterations(const struct mt_live *live, struct mt_live_iterations *ret);
+
+/* What became of each period's blocks at a site: arrays of ends + 1, by end (from 1) or by birth (0: before the first iteration). Blocks
+ * where not said. Counts are whole but for mappings in several pieces. Valid until the next event. */
+struct mt_live_site_cohorts {
+    const double *live_bytes, *live_blocks; /* by end */
+    const double *aged_bytes, *aged_blocks; /* by end: born before that period */
+    const double *survivor_bytes, *survivor_blocks; /* by birth: alive at the last end */
+    const double *at_risk, *deaths, *death_bytes; /* by birth: sums over the ends from birth + 1 on (stats/stats.h) */
+};
+/* False: at no end did the site hold anything that was born in an iteration. */
+bool mt_live_site_cohorts(const struct mt_live *live, size_t site, struct mt_live_site_cohorts *ret);
+/* Does it hold something from half of the iterations after the warm-up? Such a site must not be added up with others. */
+bool mt_live_site_grows(const struct mt_live *live, size_t site);
+
 /* Rows of all sites that hold at least min_bytes and one block; NULL if there are none or no memory. */
 struct mt_live_row *mt_live_rows(const struct mt_live *live, uint64_t min_bytes, size_t *ret_count);
 

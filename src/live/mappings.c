@@ -80,7 +80,7 @@ static void map(struct mt_live *live, const struct mt_event *event, uint32_t fla
     origin = site_id != NO_SITE ? malloc(sizeof(*origin)) : NULL;
     if (!origin)
         goto dropped;
-    *origin = (struct mt_map_origin){.site = site_id, .flags = flags, .pieces = 1, .birth = event->stamp};
+    *origin = (struct mt_map_origin){.site = site_id, .flags = flags, .pieces = 1, .birth = event->stamp, .iteration = live->iterations};
     piece.origin = origin;
     if (mt_maps_insert(&live->maps, piece) < 0)
         goto dropped;

@@ -14,6 +14,7 @@ struct mt_map_origin {
     uint32_t flags;  /* enum mt_map_flags */
     uint32_t pieces; /* in the map or in a list of removed ones */
     uint64_t birth;
+    uint64_t iteration; /* in which it was mapped; 0: before the first */
 };
 
 struct mt_map_piece {

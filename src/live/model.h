@@ -58,6 +58,8 @@ struct site_index { /* (heap, kind, node) -> site: open addressing, site + 1, 0 
     size_t mask, count;
 };
 
+struct cohorts; /* cohorts.c */
+
 struct mt_live {
     struct mt_live_totals totals;
     uint64_t epoch;
@@ -83,6 +85,7 @@ struct mt_live {
     struct open_phase iteration;
     bool iterating;
     uint64_t iterations;
+    struct cohorts *cohorts; /* NULL: no iteration yet, or no memory */
     struct mt_live_note *notes;
     size_t note_count, note_capacity;
 };
@@ -116,6 +119,11 @@ static MT_ALWAYS_INLINE unsigned mt_live_block_heap(uint32_t type)
 
 /* The heap of the target's id, made if new; NULL if out of memory or there are too many. */
 struct heap *mt_live_heap_of(struct mt_live *live, uint64_t id);
+
+/* cohorts.c: before `iterating` is set; the process's end; accepts NULL. */
+void mt_live_cohorts_next(struct mt_live *live);
+void mt_live_cohorts_finish(struct mt_live *live);
+void mt_live_cohorts_destroy(struct cohorts *cohorts);
 
 void mt_live_map_event(struct mt_live *live, const struct mt_event *event);
 

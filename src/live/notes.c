@@ -120,6 +120,7 @@ static void iteration_next(struct mt_live *live, const struct mt_live_text_event
 {
     if (live->iterating)
         open_end(live, &live->iteration, event);
+    mt_live_cohorts_next(live);
     open_begin(live, &live->iteration, event);
     live->iteration.note.iteration = ++live->iterations;
     live->iterating = true;
@@ -174,6 +175,7 @@ void mt_live_finish(struct mt_live *live, uint64_t stamp, uint64_t rss_bytes, ui
 
     fold_window(live);
     if (live->iterating) {
+        mt_live_cohorts_finish(live);
         open_end(live, &live->iteration, &event);
         live->iteration.note.name = NULL;
         live->iterating = false;

@@ -258,6 +258,7 @@ void mt_live_destroy(struct mt_live *live)
         free(live->phases[i].note.parent);
     }
     free(live->iteration.note.name);
+    mt_live_cohorts_destroy(live->cohorts);
     mt_live_notes_free(live->notes, live->note_count);
     free(live->phases);
     free(live->threads);

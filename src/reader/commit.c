@@ -28,6 +28,8 @@ static void add_totals(struct mt_store_totals *sum, const struct mt_store_totals
     sum->lost_events += t->lost_events;
     sum->python_bytes += t->python_bytes;
     sum->threads += t->threads;
+    sum->verified_stacks += t->verified_stacks;
+    sum->thread_waits += t->thread_waits;
     /* Maxima of processes that need not have been at the same time: the largest one, a lower bound. */
     if (t->peak_live_bytes > sum->peak_live_bytes) {
         sum->peak_live_bytes = t->peak_live_bytes;
@@ -67,6 +69,7 @@ static void acknowledge(struct target *target, bool with_sites)
     if (!with_sites)
         return;
     target->written_events = target->writing_events;
+    target->judged = write_judges(target);
     mt_live_notes_free(target->notes, target->note_count);
     target->notes = NULL;
     target->note_count = 0;

@@ -305,6 +305,8 @@ void life_finish(struct reader *reader, struct target *target)
         target->overhead_bytes = sample_overhead(target);
         for (size_t i = 0; i < MT_ARRAY_LEN(target->lost); i++)
             target->lost[i] = mt_load_relaxed(&target->header->lost[i]);
+        target->captures = mt_load_relaxed(&target->header->captures);
+        target->thread_waits = mt_load_relaxed(&target->header->thread_waits);
         detach_segment(target);
         loop_account(reader, target);
         reader->run_live_bytes -= target->live_bytes_seen;

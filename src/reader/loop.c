@@ -7,19 +7,20 @@
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define MS UINT64_C(1000000)
+#define SHORT_WAIT_NS (2 * MS)
+#define LONG_WAIT_NS (20 * MS)
 #define FINISHED_WAIT_NS (50 * MS)      /* finished processes are written together */
 #define DONE_WAIT_NS (300 * MS)         /* `memtrace run` waits so long for processes that outlive the root */
 #define FIRST_CHECKPOINT_NS (1000 * MS)
 #define LAST_CHECKPOINT_NS (60000 * MS)
 #define COMMIT_DRAIN_NS (200 * MS)
-enum { ROUND_EVENTS = 1 << 17, YIELDS = 3, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
+enum { ROUND_EVENTS = 1 << 17, FEW_EVENTS = 1 << 14, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
 
 static void futex_wait(uint32_t *word, uint32_t value, uint64_t timeout_ns)
 {
@@ -240,17 +241,18 @@ static bool is_over(struct reader *reader, uint64_t now)
 
 int loop_run(struct reader *reader)
 {
-    uint64_t idle = 0, idle_wait = MS, now = mt_clock_monotonic_ns();
+    uint64_t idle_wait = SHORT_WAIT_NS, now = mt_clock_monotonic_ns();
 
     reader->hello_deadline_ns = now + 30000 * MS;
     while (!is_over(reader, now)) {
         uint32_t bell = mt_load_acquire(&reader->doorbell->bell);
         uint64_t wait;
+        size_t applied;
         bool busy = false;
 
         if (mt_load_acquire(&reader->events_pending))
             busy = handle_events(reader);
-        busy |= drain_all(reader) > 0;
+        applied = drain_all(reader);
         busy |= answer_commits(reader);
         now = mt_clock_monotonic_ns();
         wait = on_clock(reader, now);
@@ -258,16 +260,16 @@ int loop_run(struct reader *reader)
             int err = write_all(reader, NULL, true, COMMIT_PATIENCE_MS);
             control_answer_done(reader, now, err < 0 ? -err : 0);
         }
-        if (busy) {
-            idle = 0;
-            idle_wait = MS;
-        } else if (++idle <= YIELDS) {
-            sched_yield();
-        } else {
-            sleep_until_rung(reader, bell, idle_wait < wait ? idle_wait : wait);
-            if (idle_wait < 20 * MS)
-                idle_wait *= 2;
+        /* A round has its price, so it should find much to do: events gather for a while. Whoever cannot wait rings. */
+        if (busy || applied > FEW_EVENTS) {
+            idle_wait = SHORT_WAIT_NS;
+            continue;
         }
+        if (applied)
+            idle_wait = SHORT_WAIT_NS;
+        sleep_until_rung(reader, bell, idle_wait < wait ? idle_wait : wait);
+        if (idle_wait < LONG_WAIT_NS)
+            idle_wait *= 2;
     }
     return 0;
 }

@@ -168,6 +168,9 @@ static int decide(const struct reader *reader, const struct target *target, cons
         for (size_t i = 0; i < target->snapshot_count; i++)
             score_rows(&c, target->snapshots[i].rows, target->snapshots[i].count);
         err = choose(&c, most, early ? EARLY_SHARE_MIN : SHARE_MIN);
+        for (size_t i = 0; i < count && err == 0 && !early; i++) /* what may be called a leak is called so by its callers, too */
+            if (mt_live_site_grows(target->live, i))
+                groups->keys[groups->of[i]].fold = false;
     }
     free(c.scores);
     free(c.figures);

@@ -10,7 +10,7 @@
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
  *   tables.c   modules, frames, checked             sites.c    which callsites are kept whole
- *   write.c, commit.c  everything -> store          alike.c, codes.c, lines.c, merge.c  Python (python.h)
+ *   write.c, write_cohorts.c, commit.c  -> store     alike.c, codes.c, lines.c, merge.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
 #define MT_READER_STATE_H
@@ -183,6 +183,7 @@ struct target {
     uint64_t written_events; /* of live/, as of the last write of the sites; UINT64_MAX: never */
     uint64_t writing_events; /* the same for the transaction under way */
     uint64_t lost[16]; /* the segment's ledger as last read */
+    uint64_t captures, thread_waits;
     uint64_t lost_decode;
     uint64_t live_bytes_seen; /* its part of the run's live bytes */
 
@@ -207,6 +208,7 @@ struct target {
     int wait_status;
     struct mt_store_end end;
     bool is_root;
+    bool judged; /* its verdicts are in the database, as of written_events */
     bool begun_now; /* process_id comes from the transaction under way */
     uint32_t commit_wanted; /* as of the drain that covers it */
 };
@@ -396,6 +398,10 @@ void write_totals(const struct target *target, struct mt_store_totals *ret);
 int write_begin(struct reader *reader, struct target *target);
 int write_gather(struct target *target); /* notes from live/ to those that wait */
 int write_process(struct reader *reader, struct target *target, bool with_sites);
+
+/* write_cohorts.c: verdicts over the iterations of a process that has ended. */
+int write_cohorts(struct reader *reader, const struct target *target);
+bool write_judges(const struct target *target); /* has the process come to its end? */
 
 /* commit.c */
 /* Writes targets (only: that one; NULL: all) and the run; with_sites: what needs symbols too. Frees those finished. */

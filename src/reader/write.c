@@ -62,7 +62,9 @@ void write_totals(const struct target *target, struct mt_store_totals *ret)
         .peak_rss_bytes = target->peak_rss_bytes,
         .overhead_bytes = target->overhead_bytes,
         .python_bytes = t->python_bytes,
-        .threads = t->threads};
+        .threads = t->threads,
+        .verified_stacks = target->header ? mt_load_relaxed(&target->header->captures) : target->captures,
+        .thread_waits = target->header ? mt_load_relaxed(&target->header->thread_waits) : target->thread_waits};
     for (unsigned i = 0; i < MT_LOSS_COUNT; i++)
         if (loss_names[i].loses)
             ret->lost_events += lost_by(target, i);
@@ -246,6 +248,8 @@ int write_process(struct reader *reader, struct target *target, bool with_sites)
             err = sites_write_totals(reader, target);
         if (err == 0)
             err = write_along(reader, target);
+        if (err == 0 && write_judges(target) && (!target->judged || target->writing_events != target->written_events))
+            err = write_cohorts(reader, target);
     }
     row.allocator = allocator_of(target);
     python_version_text(target, version, sizeof(version));

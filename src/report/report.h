@@ -19,6 +19,8 @@ char *mt_format_bytes(int64_t bytes, char *buffer, size_t size); /* 1.5 MiB, 12 
 char *mt_format_count(int64_t count, char *buffer, size_t size); /* 1,234,567 */
 char *mt_format_duration(int64_t ns, char *buffer, size_t size); /* 1.25 s, 3 min 20 s */
 char *mt_format_time(int64_t ns_since_1970, char *buffer, size_t size); /* 2026-01-31 23:59:59, local time */
+/* A series as bars of eight heights, from 0 to its largest value; at most size / 4 of them. */
+char *mt_format_bars(const double *values, size_t count, char *buffer, size_t size);
 
 /* ---- terminal */
 void mt_report_set_ascii(bool ascii); /* no characters beyond ASCII of our own making */

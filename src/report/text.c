@@ -17,6 +17,28 @@ void mt_report_set_ascii(bool ascii)
     only_ascii = ascii;
 }
 
+char *mt_format_bars(const double *values, size_t count, char *buffer, size_t size)
+{
+    static const char plain[] = "_.-:=+*#";
+    double most = 0;
+    size_t at = 0;
+
+    for (size_t i = 0; i < count; i++)
+        most = values[i] > most ? values[i] : most;
+    for (size_t i = 0; i < count && at + 4 < size; i++) {
+        int height = most > 0 && values[i] > 0 ? (int)(values[i] / most * 7.999) : 0;
+        if (only_ascii) {
+            buffer[at++] = plain[height];
+        } else {
+            memcpy(buffer + at, "\xe2\x96\x81", 3); /* U+2581, the lowest of eight */
+            buffer[at + 2] = (char)(0x81 + height);
+            at += 3;
+        }
+    }
+    buffer[at] = '\0';
+    return buffer;
+}
+
 int mt_report_width(FILE *to)
 {
     struct winsize size = {0};

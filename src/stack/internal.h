@@ -98,7 +98,9 @@ void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt);
 bool mt_unwinder_hopeless(void);
 
 typedef bool mt_unwind_visit(void *context, uintptr_t pc);
-int mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *visit, void *context);
+int mt_unwind_by_libunwind(const struct mt_registers *from, bool cached, mt_unwind_visit *visit, void *context);
+/* After a dlclose: empties the cache that the above uses if it is to. */
+void mt_unwind_forget(void);
 
 /* ---- module.c: under the lock ---- */
 int mt_modules_init(struct mt_stack *stack);

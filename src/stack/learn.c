@@ -8,7 +8,8 @@
  *   the save location of bp tells its slot. Whatever does not fit this pattern is COMPLEX.
  *
  * libunwind is loaded by dlopen and RTLD_LOCAL; see mt_stack_load_unwinder() in stack.h for why. Its caches are off: they would take
- * its locks, and every pc is asked once.
+ * its locks, and every pc is asked once. Only MEMTRACE_VERIFY=1 has an address space with a cache, of its own for each process (a forked child may
+ * find the lock of its parent's taken).
  */
 #include "stack/internal.h"
 
@@ -25,14 +26,15 @@ typedef int search_table_fn(unw_addr_space_t, unw_word_t, unw_dyn_info_t *, unw_
 /* Not wiped at fork: the loaded code and the address space stay good in the child. */
 static struct {
     int state; /* 0: not tried, 1: loaded, -1: cannot be loaded */
-    unw_addr_space_t space;
+    unw_addr_space_t space, cached_space;
+    int cached_pid; /* whose cached_space is */
     __typeof__(unw_create_addr_space) *create_addr_space;
     __typeof__(unw_set_caching_policy) *set_caching_policy;
     __typeof__(unw_init_remote) *init_remote;
     __typeof__(unw_step) *step;
     __typeof__(unw_get_reg) *get_reg;
     __typeof__(unw_get_save_loc) *get_save_loc;
-    __typeof__(unw_is_signal_frame) *is_signal_frame;
+    __typeof__(unw_flush_cache) *flush_cache;
     search_table_fn *search_table;
 } unwinder;
 
@@ -43,6 +45,8 @@ struct target {
     uint64_t registers[17];
     uintptr_t sp_base, bp_base;
     uintptr_t object_start, object_end;
+    uintptr_t pages[4]; /* found readable in this unwinding; + 1, so that 0 is none */
+    unsigned next_page;
 };
 
 #define MADE_UP_SPAN (UINT64_C(64) << 20)
@@ -103,9 +107,29 @@ static int get_dyn_info_list_addr(unw_addr_space_t space, unw_word_t *ret_addres
     return -UNW_ENOINFO;
 }
 
+static bool readable(struct target *target, uintptr_t address)
+{
+    uintptr_t page = address & ~(uintptr_t)(MT_PAGE_BYTES - 1);
+    struct dl_find_object object;
+
+    if (!page) /* a system call would take its address for none */
+        return false;
+    for (unsigned i = 0; i < MT_ARRAY_LEN(target->pages); i++)
+        if (target->pages[i] == page + 1)
+            return true;
+    if (_dl_find_object((void *)address, &object) == 0) { /* code: libunwind may look whether it is a signal trampoline's */
+        mt_object_range(&object, &target->object_start, &target->object_end);
+        return address >= target->object_start && address < target->object_end;
+    }
+    if (!mt_sys_readable((const void *)page))
+        return false;
+    target->pages[target->next_page++ % MT_ARRAY_LEN(target->pages)] = page + 1;
+    return true;
+}
+
 static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *value, int write, void *context)
 {
-    const struct target *target = context;
+    struct target *target = context;
 
     (void)space;
     if (write)
@@ -120,7 +144,7 @@ static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *va
         *value = token(address);
         return 0;
     }
-    if (!mt_sys_readable((const void *)address))
+    if (!readable(target, address) || !readable(target, address + sizeof *value - 1))
         return -UNW_EINVAL;
     memcpy(value, (const void *)address, sizeof *value);
     return 0;
@@ -220,8 +244,7 @@ int mt_stack_load_unwinder(void)
 #define LOAD(field, name) ((*(void **)&unwinder.field = dlsym(library, MT_UNWIND_SYMBOL(name))) != NULL)
     ok = LOAD(create_addr_space, create_addr_space) && LOAD(set_caching_policy, set_caching_policy) &&
          LOAD(init_remote, init_remote) && LOAD(step, step) && LOAD(get_reg, get_reg) &&
-         LOAD(get_save_loc, get_save_loc) && LOAD(is_signal_frame, is_signal_frame) &&
-         LOAD(search_table, dwarf_search_unwind_table);
+         LOAD(get_save_loc, get_save_loc) && LOAD(flush_cache, flush_cache) && LOAD(search_table, dwarf_search_unwind_table);
 #undef LOAD
     if (ok)
         first_use();
@@ -349,6 +372,7 @@ struct unwinding {
     const struct mt_registers *from;
     mt_unwind_visit *visit;
     void *context;
+    unw_addr_space_t space;
     int result;
 };
 
@@ -358,15 +382,15 @@ static void unwind_all(void *context)
     struct target target;
     unw_cursor_t cursor;
     bool started = false, exact = false;
+    struct dl_find_object object;
     int r;
 
     memset(&target, 0, sizeof target);
     memcpy(target.registers, u->here->value, sizeof target.registers);
     u->result = -EINVAL;
-    r = unwinder.init_remote(&cursor, unwinder.space, &target);
+    r = unwinder.init_remote(&cursor, u->space, &target);
     while (r >= 0) {
         unw_word_t ip, sp;
-        bool signal_frame;
 
         if (unwinder.get_reg(&cursor, UNW_REG_IP, &ip) < 0 || unwinder.get_reg(&cursor, UNW_REG_SP, &sp) < 0 || !ip)
             break;
@@ -376,23 +400,48 @@ static void unwind_all(void *context)
             return;
         if (started && !u->visit(u->context, exact ? ip : ip - 1))
             break;
-        signal_frame = unwinder.is_signal_frame(&cursor) > 0;
         r = unwinder.step(&cursor);
         if (r == 0)
             break;
-        exact = signal_frame;
+        /* unw_is_signal_frame() knows only of signal frames without call frame information. */
+        exact = r > 0 && _dl_find_object((void *)ip, &object) == 0 && mt_is_signal_trampoline(ip - 1);
     }
     if (started)
         u->result = 0;
 }
 
-int MT_NOINLINE mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *visit, void *context)
+/* The address space with a cache; the one without if it cannot be had. */
+static unw_addr_space_t cached_space(void)
+{
+    int pid = mt_sys_getpid();
+
+    if (unwinder.cached_pid != pid) {
+        unw_addr_space_t space = unwinder.create_addr_space(&accessors, 0);
+
+        if (!space || unwinder.set_caching_policy(space, UNW_CACHE_GLOBAL) < 0)
+            return unwinder.space;
+        unwinder.cached_space = space;
+        unwinder.cached_pid = pid;
+    }
+    return unwinder.cached_space;
+}
+
+void mt_unwind_forget(void)
+{
+    if (mt_stack_unwinder_loaded() && unwinder.cached_space)
+        unwinder.flush_cache(unwinder.cached_space, 0, 0);
+}
+
+int MT_NOINLINE mt_unwind_by_libunwind(
+    const struct mt_registers *from, bool cached, mt_unwind_visit *visit, void *context)
 {
     struct mt_full_registers here;
-    struct unwinding u = {&here, from, visit, context, 0};
+    struct unwinding u = {&here, from, visit, context, unwinder.space, 0};
 
     if (!mt_stack_unwinder_loaded())
         return -ENOENT;
+    if (cached)
+        u.space = cached_space();
     /* This frame stays while the cursor starts from it, on another stack. */
     memset(&here, 0, sizeof here);
     MT_FULL_REGISTERS(&here);

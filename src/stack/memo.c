@@ -75,6 +75,7 @@ static MT_ALWAYS_INLINE bool all_hold(const struct mt_memo *memo, size_t at)
     const struct mt_memo_check *check = memo->return_slots;
     uintptr_t differs = 0;
 
+#pragma GCC unroll 4
     for (size_t i = 1; i <= at; i++)
         differs |= *check[i].slot ^ check[i].value;
     for (size_t i = 0; i < memo->bp_count && memo->bp_owners[i] <= at; i++)
@@ -120,6 +121,17 @@ static MT_ALWAYS_INLINE bool step(struct mt_stack *stack, struct mt_stack_thread
     return s->ra != 0;
 }
 
+/* Word by word: a fresh state was just written so, and a wider load would have to wait until that has left for the cache. */
+static MT_ALWAYS_INLINE void copy_state(struct mt_memo_state *to, const struct mt_memo_state *from)
+{
+    uintptr_t *t = (uintptr_t *)to;
+    const uintptr_t *f = (const uintptr_t *)from;
+
+#pragma GCC unroll 8
+    for (size_t i = 0; i < sizeof *to / sizeof *t; i++)
+        mt_store_relaxed(&t[i], mt_load_relaxed(&f[i]));
+}
+
 /* Puts the fresh frames behind the kept ones below `base`. */
 static MT_ALWAYS_INLINE bool replace_inner(struct mt_stack *stack, struct mt_stack_thread *thread, size_t base, size_t fresh,
     struct mt_stack_change *ret_change)
@@ -142,7 +154,7 @@ static MT_ALWAYS_INLINE bool replace_inner(struct mt_stack *stack, struct mt_sta
     for (size_t i = base; i < count; i++) {
         struct mt_memo_state *s = &memo->states[i];
 
-        *s = memo->fresh[count - 1 - i];
+        copy_state(s, &memo->fresh[count - 1 - i]);
         thread->frames[i] = mt_rule_frame(s->rule);
         memo->return_slots[i] = (struct mt_memo_check){s->ra_slot, s->ra};
         if (MT_UNLIKELY(matters && s->bp_slot)) {

@@ -15,6 +15,8 @@ _Alignas(4096) char mt_slow_stack[MT_SLOW_STACK_BYTES];
 #define FIRST_CAPACITY 4096u
 #define PROBE_SPAN (1u << 20)
 #define FRAME_POINTER_SPAN (1u << 20)
+#define VERIFY_UNCACHED 20000u /* comparisons at the start of a process without libunwind's cache */
+#define VERIFY_UNCACHED_EVERY 256u
 #define PAGE_OF(address) ((address) & ~(uintptr_t)(MT_PAGE_BYTES - 1))
 
 void *mt_stack_pages(struct mt_stack *stack, size_t size_bytes)
@@ -178,7 +180,7 @@ static MT_COLD size_t walk_by_libunwind(
     mt_sys_signals_block(&signals);
     mt_lock_acquire(stack->lock);
     mt_stack_internal++;
-    mt_unwind_by_libunwind(registers, collect_frame, &c);
+    mt_unwind_by_libunwind(registers, false, collect_frame, &c);
     mt_stack_internal--;
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
@@ -297,20 +299,22 @@ static bool verify_frame(void *context, uintptr_t pc)
     return !v->cut;
 }
 
-/* The thread's frames against libunwind's. */
+/*
+ * The thread's frames against libunwind's. That remembers what it found out about a pc, but for the first comparisons of a process and some later ones: so
+ * that many can be made, and what one of the two remembers wrongly comes out all the same.
+ */
 static MT_COLD void verify(struct mt_stack *stack, const struct mt_stack_thread *thread, const struct mt_registers *registers)
 {
     struct verify v = {stack, thread->frames, thread->frame_count, 0, false, false};
-    uint64_t signals;
+    uint64_t signals, count = mt_fetch_add_relaxed(&stack->writer->header->captures, 1);
 
     mt_sys_signals_block(&signals);
     mt_lock_acquire(stack->lock);
     mt_stack_internal++;
-    mt_unwind_by_libunwind(registers, verify_frame, &v);
+    mt_unwind_by_libunwind(registers, count >= VERIFY_UNCACHED && count % VERIFY_UNCACHED_EVERY, verify_frame, &v);
     mt_stack_internal--;
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
-    mt_fetch_add_relaxed(&stack->writer->header->captures, 1);
     if (v.differs || (v.at != v.count && !v.cut))
         mt_writer_lost(stack->writer, MT_LOSS_STACK_VERIFY, 1);
 }
@@ -354,6 +358,7 @@ void mt_stack_objects_changed(struct mt_stack *stack)
     mt_sys_signals_block(&signals);
     mt_lock_acquire(stack->lock);
     mt_modules_sweep(stack, mt_rules_forget);
+    mt_unwind_forget();
     mt_lock_release(stack->lock);
     mt_sys_signals_restore(&signals);
 }

@@ -9,8 +9,10 @@
  *   stack.c      stacks, whole and folded, and their responsible frame
  *   site.c       sites
  *   series.c     samples, phases, iterations, marks, snapshots
+ *   cohort.c     verdicts over iterations
  *   runtime.c    which modules and functions are never responsible
  *   query.c      reading, for the commands
+ *   functions.c  statistics as SQL functions; also extension.c, which sqlite3 and Python can load
  *   map.c        a hash table of ids
  */
 #ifndef MT_STORE_INTERNAL_H
@@ -66,7 +68,8 @@ void ids_forget(struct ids *ids);
                "allocated_bytes = ?6, freed_blocks = ?7, freed_bytes = ?8, peak_live_bytes = ?9, "                     \
                "peak_live_blocks = ?10, live_bytes = ?11, live_blocks = ?12, mapped_blocks = ?13, mapped_bytes = ?14, " \
                "unmapped_bytes = ?15, peak_mapped_bytes = ?16, live_mapped_bytes = ?17, unmatched_frees = ?18, "       \
-               "peak_rss_bytes = ?19, overhead_bytes = ?20, lost_events = ?21, python_bytes = ?22, threads = ?23 "     \
+               "peak_rss_bytes = ?19, overhead_bytes = ?20, lost_events = ?21, python_bytes = ?22, threads = ?23, "    \
+               "verified_stacks = ?24, thread_waits = ?25 "                                                            \
                "WHERE run_id = ?1")                                                                                    \
     X(PROCESS_BEGIN, "INSERT INTO process (run_id, parent_process_id, pid, exe, command, started_ns, allocator, "      \
                      "python_version) VALUES (?1, nullif(?2, 0), ?3, ?4, ?5, ?6, ?7, ?8)")                             \
@@ -77,7 +80,8 @@ void ids_forget(struct ids *ids);
                       "freed_bytes = ?5, peak_live_bytes = ?6, peak_live_blocks = ?7, live_bytes = ?8, "               \
                       "live_blocks = ?9, mapped_blocks = ?10, mapped_bytes = ?11, unmapped_bytes = ?12, "              \
                       "peak_mapped_bytes = ?13, live_mapped_bytes = ?14, unmatched_frees = ?15, peak_rss_bytes = ?16, " \
-                      "overhead_bytes = ?17, lost_events = ?18, python_bytes = ?19, threads = ?20 "                    \
+                      "overhead_bytes = ?17, lost_events = ?18, python_bytes = ?19, threads = ?20, "                   \
+                      "verified_stacks = ?21, thread_waits = ?22 "                                                     \
                       "WHERE process_id = ?1")                                                                         \
     X(PROCESS_END, "UPDATE process SET ended_ns = nullif(?2, -1), end_kind = ?3, exit_status = nullif(?4, -1) WHERE process_id = ?1")          \
     X(MODULE_FIND, "SELECT module_id FROM module WHERE identity = ?1")                                                 \
@@ -120,6 +124,11 @@ void ids_forget(struct ids *ids);
     X(SNAPSHOT_SITE_ADD, "INSERT INTO snapshot_site VALUES (?1, ?2, ?3, ?4, ?5, ?6) "                                  \
                          "ON CONFLICT DO UPDATE SET live_bytes = live_bytes + ?3, live_blocks = live_blocks + ?4, "    \
                          "allocated_bytes = allocated_bytes + ?5, allocated_blocks = allocated_blocks + ?6")           \
+    X(JUDGED_SET, "INSERT OR REPLACE INTO judged VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                     \
+    X(VERDICT_CLEAR, "DELETE FROM verdict WHERE process_id = ?1")                                                      \
+    X(VERDICT_ADD, "INSERT OR REPLACE INTO verdict VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, nullif(?11, 0))")   \
+    X(COHORT_CLEAR, "DELETE FROM cohort WHERE process_id = ?1")                                                        \
+    X(COHORT_ADD, "INSERT OR REPLACE INTO cohort VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                             \
     X(LOSS_SET, "INSERT OR REPLACE INTO loss_count VALUES (?1, ?2, ?3, ?4)")                                           \
     X(LOSS_NOT_DEAD, "DELETE FROM loss_count WHERE run_id = ?1 AND process_id = 0 AND reason = 'reader-gone'")
 
@@ -142,8 +151,8 @@ struct mt_store {
 int store_error_of(struct mt_store *store, int sqlite_rc);
 int store_exec(struct mt_store *store, const char *sql);
 /*
- * Runs a statement with the values bound by `types`: i int64_t, u uint64_t (cut at INT64_MAX), n int, t const char * (NULL
- * allowed). store_run expects no row; store_find sets ret_id to column 0 of the first row, or to 0.
+ * Runs a statement with the values bound by `types`: i int64_t, u uint64_t (cut at INT64_MAX), n int, d double (NULL if it is not
+ * finite), t const char * (NULL allowed). store_run expects no row; store_find sets ret_id to column 0 of the first row, or to 0.
  */
 int store_run(struct mt_store *store, enum store_statement which, const char *types, ...);
 int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement which, const char *types, ...);
@@ -158,6 +167,9 @@ void store_finish_statements(struct mt_store *store);
 /* runtime.c */
 bool runtime_module(const char *path, uint32_t flags);
 bool runtime_function(const char *function, const char *file);
+
+/* functions.c: median() and the like, for queries. */
+int store_functions(sqlite3 *db);
 
 /* open.c: what a database is; -EBADMSG, -EPROTO. */
 int store_check(struct mt_store *store, int64_t *ret_version);

@@ -154,6 +154,8 @@ static int prepare_handle(struct mt_store *store, const char *path, bool immutab
         sqlite3_create_function_v2(
             store->db, "mt_reader_alive", 2, SQLITE_UTF8 | SQLITE_INNOCUOUS, NULL, reader_alive_sql, NULL, NULL, NULL));
 
+    if (r == 0)
+        r = store_error_of(store, store_functions(store->db));
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, (int *)NULL);
     sqlite3_exec(store->db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = 1", NULL, NULL, NULL);

@@ -20,12 +20,13 @@ static const char *const end_names[] = {[MT_END_RUNNING] = "running",
     [MT_END_UNKNOWN] = "lost"};
 
 /* The columns of both tables, in the order of the statements RUN_END and PROCESS_TOTALS. */
-#define TOTALS_TYPES "uuuuuuuuuuuuuuuuuuu"
+#define TOTALS_TYPES "uuuuuuuuuuuuuuuuuuuuu"
 #define TOTALS_VALUES(t)                                                                                               \
     (t)->allocated_blocks, (t)->allocated_bytes, (t)->freed_blocks, (t)->freed_bytes, (t)->peak_live_bytes,            \
         (t)->peak_live_blocks, (t)->live_bytes, (t)->live_blocks, (t)->mapped_blocks, (t)->mapped_bytes,               \
         (t)->unmapped_bytes, (t)->peak_mapped_bytes, (t)->live_mapped_bytes, (t)->unmatched_frees,                     \
-        (t)->peak_rss_bytes, (t)->overhead_bytes, (t)->lost_events, (t)->python_bytes, (t)->threads
+        (t)->peak_rss_bytes, (t)->overhead_bytes, (t)->lost_events, (t)->python_bytes, (t)->threads,  \
+        (t)->verified_stacks, (t)->thread_waits
 
 int mt_store_run_begin(struct mt_store *store, const struct mt_store_run *run, int64_t *ret_run_id)
 {

@@ -28,7 +28,7 @@ CREATE TABLE run (
     peak_live_bytes INTEGER, peak_live_blocks INTEGER, live_bytes INTEGER, live_blocks INTEGER,
     mapped_blocks INTEGER, mapped_bytes INTEGER, unmapped_bytes INTEGER, peak_mapped_bytes INTEGER, live_mapped_bytes INTEGER,
     unmatched_frees INTEGER, peak_rss_bytes INTEGER, overhead_bytes INTEGER, lost_events INTEGER, python_bytes INTEGER,
-    threads INTEGER
+    threads INTEGER, verified_stacks INTEGER, thread_waits INTEGER
 );
 
 CREATE TABLE process (
@@ -53,6 +53,8 @@ CREATE TABLE process (
     live_mapped_bytes INTEGER NOT NULL DEFAULT 0, unmatched_frees INTEGER NOT NULL DEFAULT 0,
     peak_rss_bytes INTEGER NOT NULL DEFAULT 0, overhead_bytes INTEGER NOT NULL DEFAULT 0,
     lost_events INTEGER NOT NULL DEFAULT 0, python_bytes INTEGER NOT NULL DEFAULT 0, threads INTEGER NOT NULL DEFAULT 0,
+    verified_stacks INTEGER NOT NULL DEFAULT 0, -- compared with libunwind's (MEMTRACE_VERIFY=1)
+    thread_waits INTEGER NOT NULL DEFAULT 0, -- times that a thread waited for the reader to make room
     -- callsites that are not kept whole, and what was allocated there
     folded_sites INTEGER NOT NULL DEFAULT 0, folded_blocks INTEGER NOT NULL DEFAULT 0, folded_bytes INTEGER NOT NULL DEFAULT 0
 );
@@ -194,6 +196,42 @@ CREATE TABLE loss_count (
     PRIMARY KEY (run_id, process_id, reason)
 ) WITHOUT ROWID;
 
+-- ---- leaks: written once, when the process has ended ----
+
+-- A process with iterations. period: iterations between two of the ends that were looked at; torn_down: the last iteration ended
+-- with the process, which freed most of its memory before, and is not among the ends.
+CREATE TABLE judged (
+    process_id INTEGER PRIMARY KEY REFERENCES process,
+    ends INTEGER NOT NULL,
+    period INTEGER NOT NULL,
+    torn_down INTEGER NOT NULL,
+    tested INTEGER NOT NULL, -- callsites in the family that q_value is corrected for
+    floor_bytes REAL NOT NULL -- growth below is not worth a line
+);
+
+-- Callsites without a row: noise. gate: the first that failed (stats/stats.h, MT_GATES).
+CREATE TABLE verdict (
+    process_id INTEGER NOT NULL REFERENCES process,
+    site_id INTEGER NOT NULL REFERENCES site,
+    verdict TEXT NOT NULL,
+    gate TEXT NOT NULL,
+    bytes_per_iteration REAL, ci_low REAL, ci_high REAL, blocks_per_iteration REAL,
+    p_value REAL, q_value REAL,
+    since INTEGER, -- iteration
+    PRIMARY KEY (process_id, site_id)
+) WITHOUT ROWID;
+
+-- Of callsites that passed the filter blind to order: JSON arrays of numbers. live_*: by iteration end, from 1; the others by iteration of birth,
+-- from 0, which is before the first: what is alive at the last end, and what the retention gate counts.
+CREATE TABLE cohort (
+    process_id INTEGER NOT NULL REFERENCES process,
+    site_id INTEGER NOT NULL REFERENCES site,
+    live_bytes TEXT NOT NULL, live_blocks TEXT NOT NULL,
+    survivor_bytes TEXT NOT NULL, survivor_blocks TEXT NOT NULL,
+    at_risk TEXT NOT NULL, deaths TEXT NOT NULL,
+    PRIMARY KEY (process_id, site_id)
+) WITHOUT ROWID;
+
 -- ---- views: the contract ------------------------------------------------------------------------------------------------------
 
 CREATE VIEW runs AS
@@ -233,7 +271,7 @@ SELECT p.run_id, p.process_id, p.parent_process_id, p.pid, p.exe, p.command,
     p.allocated_blocks, p.allocated_bytes, p.freed_blocks, p.peak_live_bytes, p.live_bytes, p.live_blocks, p.peak_rss_bytes,
     p.started_ns, p.ended_ns, p.freed_bytes, p.peak_live_blocks, p.mapped_blocks, p.mapped_bytes, p.unmapped_bytes,
     p.peak_mapped_bytes, p.live_mapped_bytes, p.unmatched_frees, p.overhead_bytes, p.lost_events, p.python_bytes, p.threads,
-    p.folded_sites, p.folded_blocks, p.folded_bytes
+    p.folded_sites, p.folded_blocks, p.folded_bytes, p.verified_stacks, p.thread_waits
 FROM process AS p JOIN run AS r USING (run_id);
 
 -- The responsible frame and the stack in words of each site. The stack is worked out only where a query asks for it, and with
@@ -274,14 +312,33 @@ SELECT p.run_id, t.process_id, t.site_id, s.heap, s.function, s.file, s.line, s.
     s.folded
 FROM site_totals AS t JOIN process AS p USING (process_id) JOIN sites AS s USING (site_id);
 
--- Verdicts over iterations come with the statistics of a later version: until then a run with iterations, too, has the one verdict that needs no
--- statistics. Mappings of files and an allocator's own mappings are not leaks.
+-- A process without iterations has the one verdict that needs no statistics. Mappings of files and an allocator's own mappings are not
+-- leaks. A callsite that grew is listed even if the process freed everything before its end.
 CREATE VIEW leaks AS
-SELECT p.run_id, t.process_id, t.site_id, s.heap, 'live-at-exit' AS verdict,
-    NULL AS bytes_per_iteration, NULL AS ci_low, NULL AS ci_high, NULL AS blocks_per_iteration, NULL AS p_value, NULL AS q_value,
-    t.live_bytes, t.live_blocks, s.function, s.file, s.line, s.module, s.stack, s.kind, t.allocated_blocks
+SELECT p.run_id, t.process_id, t.site_id, s.heap,
+    CASE WHEN j.process_id IS NULL THEN 'live-at-exit' ELSE coalesce(v.verdict, 'noise') END AS verdict,
+    v.bytes_per_iteration, v.ci_low, v.ci_high, v.blocks_per_iteration, v.p_value, v.q_value,
+    t.live_bytes, t.live_blocks, s.function, s.file, s.line, s.module, s.stack, s.kind, t.allocated_blocks,
+    v.since, nullif(v.gate, '') AS gate
 FROM site_totals AS t JOIN process AS p USING (process_id) JOIN sites AS s USING (site_id)
-WHERE t.live_blocks > 0 AND s.kind NOT IN ('file', 'backing');
+    LEFT JOIN judged AS j ON j.process_id = t.process_id
+    LEFT JOIN verdict AS v ON v.process_id = t.process_id AND v.site_id = t.site_id
+WHERE (t.live_blocks > 0 OR v.verdict IS NOT NULL) AND s.kind NOT IN ('file', 'backing');
+
+-- What each callsite that changes over the iterations held at each end. (json_each and not json_extract: a view may use only what
+-- SQLite calls innocuous.)
+CREATE VIEW site_iterations AS
+SELECT p.run_id, c.process_id, c.site_id, (b.key + 1) * j.period AS iteration, b.value AS live_bytes, n.value AS live_blocks
+FROM cohort AS c JOIN process AS p USING (process_id) JOIN judged AS j USING (process_id)
+    CROSS JOIN json_each(c.live_bytes) AS b CROSS JOIN json_each(c.live_blocks) AS n ON n.key = b.key;
+
+-- What of each iteration's blocks was alive at the last end. born: the iteration, the last one of a period; 0: before the first.
+CREATE VIEW cohorts AS
+SELECT p.run_id, c.process_id, c.site_id, b.key * j.period AS born, b.value AS survivor_bytes, n.value AS survivor_blocks,
+    r.value AS at_risk, d.value AS deaths
+FROM cohort AS c JOIN process AS p USING (process_id) JOIN judged AS j USING (process_id)
+    CROSS JOIN json_each(c.survivor_bytes) AS b CROSS JOIN json_each(c.survivor_blocks) AS n ON n.key = b.key
+    CROSS JOIN json_each(c.at_risk) AS r ON r.key = b.key CROSS JOIN json_each(c.deaths) AS d ON d.key = b.key;
 
 CREATE VIEW iterations AS
 SELECT p.run_id, i.process_id, i.iteration, i.label, i.started_ns, i.ended_ns, i.live_bytes, i.live_blocks, i.peak_live_bytes,

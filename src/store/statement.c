@@ -4,6 +4,7 @@
 #include "store/internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -80,6 +81,7 @@ static int bind_all(struct mt_store *store, sqlite3_stmt *s, const char *types, 
 {
     for (int i = 1; *types; types++, i++) {
         uint64_t u;
+        double real;
         int rc;
 
         switch (*types) {
@@ -89,6 +91,10 @@ static int bind_all(struct mt_store *store, sqlite3_stmt *s, const char *types, 
         case 'u':
             u = va_arg(values, uint64_t);
             rc = sqlite3_bind_int64(s, i, u > INT64_MAX ? INT64_MAX : (int64_t)u);
+            break;
+        case 'd':
+            real = va_arg(values, double);
+            rc = isfinite(real) ? sqlite3_bind_double(s, i, real) : sqlite3_bind_null(s, i);
             break;
         case 'n':
             rc = sqlite3_bind_int(s, i, va_arg(values, int));

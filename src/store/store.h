@@ -61,6 +61,8 @@ struct mt_store_totals {
     uint64_t lost_events;
     uint64_t python_bytes;
     uint64_t threads; /* threads that allocated or freed */
+    uint64_t verified_stacks; /* compared with libunwind's */
+    uint64_t thread_waits; /* times that a thread waited for room in its ring */
 };
 
 enum mt_store_end_kind { /* text in processes.end_kind: running, exit, _exit, abort, signal, exec, lost */
@@ -206,6 +208,28 @@ struct mt_store_iteration {
     uint64_t live_bytes, live_blocks, peak_live_bytes, rss_bytes, vms_bytes; /* at its end */
 };
 int mt_store_iteration(struct mt_store *store, int64_t run_id, int64_t process_id, const struct mt_store_iteration *row);
+
+/* ---- leaks: cohort.c */
+
+struct mt_store_judged { /* a process whose iterations have been looked at */
+    unsigned ends, period;
+    bool torn_down;
+    size_t tested;
+    double floor_bytes;
+};
+
+struct mt_store_verdict {
+    int64_t site_id;
+    const char *verdict, *gate;
+    double bytes_per_iteration, ci_low, ci_high, blocks_per_iteration, p_value, q_value; /* not finite: NULL */
+    int64_t since; /* 0: NULL */
+    /* Arrays of ends + 1 as in live/live.h, or NULL: not worth keeping. */
+    const double *live_bytes, *live_blocks, *survivor_bytes, *survivor_blocks, *at_risk, *deaths;
+};
+
+/* Replaces what an earlier call wrote for this process, and begins anew; then a call for each verdict. */
+int mt_store_judged(struct mt_store *store, int64_t process_id, const struct mt_store_judged *judged);
+int mt_store_verdict(struct mt_store *store, int64_t process_id, unsigned ends, const struct mt_store_verdict *verdict);
 
 /* A named instant: memtrace_mark() or `memtrace mark`. Table `marks`. */
 int mt_store_mark(struct mt_store *store, int64_t run_id, int64_t process_id, int64_t at_ns, const char *name,

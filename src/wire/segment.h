@@ -97,7 +97,7 @@ struct mt_segment_header {
     /* Ledger, written with relaxed atomic adds by any thread of the target. */
     MT_ALIGNED(64) uint64_t lost[16]; /* by enum mt_loss_reason */
     uint64_t private_bytes;           /* resident memory of the library outside the segment, estimated */
-    uint64_t captures;                /* stacks captured (MEMTRACE_VERIFY=1: and compared) */
+    uint64_t captures;                /* stacks compared with libunwind's (MEMTRACE_VERIFY=1) */
     uint64_t thread_waits;            /* times a thread waited for room in its ring */
     uint64_t sequence;                /* stamp source without MT_SEGMENT_STAMP_TSC */
 

@@ -297,11 +297,12 @@ class GroundTruth(harness.Case):
 
     def test_stacks_agree_with_libunwind(self):
         """MEMTRACE_VERIFY=1 unwinds twice and counts differences."""
-        for arguments in (["deep"], ["cxx"], ["threads"], ["lifetimes"]):
+        for arguments in (["deep"], ["cxx"], ["threads"], ["lifetimes"], ["signals"]):
             with self.subTest(arguments[0]):
                 self.db = f"{self.folder}/{arguments[0]}.db"
                 result = self.trace(target(arguments[0]), env={"MEMTRACE_VERIFY": "1"})
                 self.assertEqual([tuple(r) for r in result.query("SELECT reason, count FROM loss WHERE count > 0")], [])
+                self.assertGreaterEqual(result.one("SELECT verified_stacks FROM processes"), result.run()["allocated_blocks"])
 
 
 harness.main()

@@ -19,7 +19,7 @@ class Usage(harness.Case):
         self.assertIn(part, lines[0])
 
     def test_wrong_usage(self):
-        for arguments in (["frobnicate"], ["loop"], ["diff", "1", "2"], ["gate"], ["report"], ["export"], ["live"],
+        for arguments in (["frobnicate"], ["loop"], ["diff", "1"], ["gate"], ["check"], ["scale", "x"], ["report"], ["export"], ["live"],
                           ["top", "--by", "size"], ["top", "-n", "many"], ["top", "--frob"], ["top", "extra"], ["leaks", "-n"],
                           ["runs", "extra"], ["phases", "--by", "x"], ["sql"], ["sql", "SELECT 1", "SELECT 2"], ["sql", "--run", "1", "SELECT 1"], ["mark"],
                           ["mark", "--pid", "x", "name"], ["run"], ["run", "--repeat", "0", "true"],
@@ -29,7 +29,7 @@ class Usage(harness.Case):
         self.assertEqual(memtrace().status, 2)
 
     def test_help(self):
-        for command in ("run", "runs", "top", "leaks", "phases", "mark", "sql", "version"):
+        for command in ("run", "runs", "top", "leaks", "diff", "gate", "check", "scale", "spread", "phases", "mark", "sql", "version"):
             with self.subTest(command):
                 first, second = memtrace(command, "--help"), memtrace("help", command)
                 self.assertEqual((first.status, first.err), (0, b""))
@@ -42,7 +42,8 @@ class Usage(harness.Case):
             if content is not None:
                 with open(f"{self.folder}/{name}", "wb") as f:
                     f.write(content)
-            for command in (["runs"], ["top"], ["leaks"], ["phases"], ["sql", "SELECT 1"]):
+            for command in (["runs"], ["top"], ["leaks"], ["phases"], ["sql", "SELECT 1"], ["scale"],
+                            ["check", "--max-peak", "1G"]):
                 with self.subTest((name, command)):
                     self.complains(3, command[0], "-d", name, *command[1:], part=name)
         self.assertFalse(os.path.exists(f"{self.folder}/missing"))

@@ -25,7 +25,13 @@ enum {
     X(run, "[-o DB] [--label TEXT] [--repeat N] [--python MODE] [--no-follow] -- COMMAND...", "trace a command")       \
     X(runs, "[-d DB] [--run N] [--json]", "list the runs in a database")                                                         \
     X(top, "[-d DB] [--run N] [--by ORDER] [-n ROWS] [--heap NAME] [--stacks] [--json]", "who allocated what")         \
-    X(leaks, "[-d DB] [--run N] [-n ROWS] [--stacks] [--json]", "what was never freed, and from where")                \
+    X(leaks, "[-d DB] [--run N] [-n ROWS] [--stacks] [--fail-on WHAT] [--suppress FILE] [--json]",                     \
+        "what grows with every iteration, or was never freed")                                                         \
+    X(diff, "[-d DB] [--by METRIC] [-n ROWS] [--json] A B", "which callsites changed from A to B")                    \
+    X(gate, "[-d DB] --baseline A --candidate B [--metric METRIC] [-n ROWS] [--json]", "fail if B needs more than A")  \
+    X(check, "[-d DB] [--run N] [--phase NAME] --max-peak SIZE ... [--json]", "fail if a run needs more than allowed") \
+    X(spread, "[-d DB] [-n ROWS] [--json] [RUNS]", "how alike runs of the same thing are")                             \
+    X(scale, "[-d DB] [--name NAME] [-n ROWS] [--json]", "how memory grows with the size of the work")                 \
     X(phases, "[-d DB] [--run N] [--json]", "memory by phase of the program")                                          \
     X(loop, "[-n N] [-o DB] -- COMMAND...", "run a program again and again, to see what grows")                          \
     X(mark, "[--pid PID] NAME", "name this moment in a running trace")                                                 \

@@ -21,7 +21,7 @@ static const struct command {
 
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 
-static const char *const later[] = {"diff", "gate", "report", "export", "live"};
+static const char *const later[] = {"report", "export", "live"};
 
 static int print_usage(FILE *to)
 {

@@ -13,7 +13,10 @@ static const char help[] =
     "Runs one SQL query; nothing can be changed. QUERY `-` is read from the standard input. The\n"
     "views are:\n\n"
     "  runs, processes, top_allocators, leaks, iterations, phases, marks, memory_samples,\n"
-    "  snapshot_sites, sites, loss        (`memtrace sql 'PRAGMA table_info(runs)'` lists columns)\n\n" READ_HELP
+    "  snapshot_sites, sites, site_iterations, cohorts, loss\n"
+    "  (`memtrace sql 'PRAGMA table_info(runs)'` lists columns)\n\n"
+    "and there are median(x), percentile(x, q), theil_sen(x, y), theil_sen_low, theil_sen_high,\n"
+    "mann_kendall_p(x, y) and human_size(bytes).\n\n" READ_HELP
     "      --json          an array of objects\n"
     "      --csv           comma-separated values with a heading (RFC 4180)\n"
     "      --table         a table, the default\n"

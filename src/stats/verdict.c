@@ -1,0 +1,363 @@
+/*
+ * The cohort method: growth is a leak if what an iteration leaves behind stays, iteration after iteration, without an end in
+ * sight. Totals cannot tell (a cache that fills up, a queue, a warm-up all grow); who was born when can.
+ *
+ * With w = MT_STATS_WARM_UP and a lag of one iteration the cohorts w + 1 .. N - 1 are judged, at the end of iteration N. Gates, in their order:
+ *   cohorts    those with survivors: binomial tail at 0.25 (a callsite without a leak has some in a cohort now and then), <= 0.001
+ *   retention  deaths / at risk <= 1 %, its upper 95 % bound <= 15 %
+ *   net        what older cohorts lost meanwhile is at most half of what survived
+ *   plateau    the last cohort has survivors, the last quarter is not below the earlier ones by more than 2.33 standard errors,
+ *              nor do survivors get fewer from cohort to cohort (Mann-Kendall or least squares, one-sided 0.05)
+ *   halves     the younger half left at least half as much as the older one, and the total grew by at least half as much
+ *   effect     Theil-Sen's lower 95 % bound of aged bytes per iteration is worth a line
+ */
+#include "stats/stats.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHANCE 0.25
+#define FALLING_P 0.05
+#define COHORTS_P 1e-3
+#define SUSPECT_P 0.25
+#define DEATHS_SHARE 0.01
+#define DEATHS_UPPER 0.15
+#define FAMILY_Q 0.01
+
+static const struct {
+    const char *name, *text;
+} gates[MT_GATE_COUNT] = {
+#define GATE_ROW_(symbol, name, text) {name, text},
+    MT_GATES(GATE_ROW_)
+#undef GATE_ROW_
+};
+
+const char *mt_stats_gate_name(enum mt_gate gate)
+{
+    return gates[gate].name;
+}
+
+const char *mt_stats_gate_text(enum mt_gate gate)
+{
+    return gates[gate].text;
+}
+
+enum mt_gate mt_stats_gate_of(const char *name)
+{
+    for (unsigned i = 1; name && i < MT_GATE_COUNT; i++)
+        if (strcmp(gates[i].name, name) == 0)
+            return (enum mt_gate)i;
+    return MT_GATE_NONE;
+}
+
+const char *mt_stats_verdict_name(enum mt_verdict verdict)
+{
+    static const char *const names[] = {"noise", "bounded", "warm-up", "suspect", "leak"};
+
+    return names[verdict];
+}
+
+double mt_stats_floor(double heap_bytes)
+{
+    double part = heap_bytes / 10000;
+
+    return part > MT_STATS_FLOOR_BYTES ? part : MT_STATS_FLOOR_BYTES;
+}
+
+static double sum(const double *values, unsigned from, unsigned to) /* both included */
+{
+    double total = 0;
+
+    for (unsigned i = from; i <= to; i++)
+        total += values[i];
+    return total;
+}
+
+static double range(const double *values, unsigned from, unsigned to)
+{
+    double low = values[from], high = values[from];
+
+    for (unsigned i = from + 1; i <= to; i++) {
+        low = values[i] < low ? values[i] : low;
+        high = values[i] > high ? values[i] : high;
+    }
+    return high - low;
+}
+
+/* The line through the cohorts, which sees a steady decline in noise that ranks do not. */
+static bool falls(const double *left, unsigned count)
+{
+    double *x = malloc(count * sizeof(*x));
+    bool result;
+
+    if (!x)
+        return true;
+    for (unsigned i = 0; i < count; i++)
+        x[i] = i;
+    result = mt_stats_linear(x, left, count, 1 - 2 * FALLING_P).slope.high < 0;
+    free(x);
+    return result;
+}
+
+/* Aged bytes that rise much less in the second half of the iterations than in the first. */
+static bool total_levels_off(const struct mt_cohorts *c)
+{
+    unsigned from = MT_STATS_WARM_UP + 1, middle = (from + c->ends) / 2;
+    double first = (c->aged_bytes[middle] - c->aged_bytes[from]) / (middle - from);
+
+    return (c->aged_bytes[c->ends] - c->aged_bytes[middle]) / (c->ends - middle) < 0.5 * first;
+}
+
+/* Are the last cohorts below the earlier ones, or do they get ever smaller? */
+static bool levels_off(const double *left, unsigned count)
+{
+    unsigned last = count / 4 ? count / 4 : 1, first = count - last;
+    double early = 0, late = 0, squares = 0, error;
+
+    if (count < 3)
+        return false;
+    if (left[count - 1] <= 0)
+        return true;
+    for (unsigned i = 0; i < first; i++)
+        early += left[i] / first;
+    for (unsigned i = first; i < count; i++)
+        late += left[i] / last;
+    for (unsigned i = 0; i < first; i++)
+        squares += (left[i] - early) * (left[i] - early);
+    error = sqrt(squares / (first - 1) * (1.0 / first + 1.0 / last));
+    if (late < early - 2.33 * error - early * 1e-12)
+        return true;
+    return mt_stats_mann_kendall(left, count, -1) <= FALLING_P || falls(left, count);
+}
+
+static double younger_share(const double *left, unsigned count) /* of the older half */
+{
+    double older = 0, younger = 0;
+
+    for (unsigned i = 0; i < count / 2; i++) {
+        older += left[i];
+        younger += left[count - 1 - i];
+    }
+    return older > 0 ? younger / older : INFINITY;
+}
+
+/* Live bytes that rise at every single end, and no slower than before, although the blocks are not the same ones. */
+static bool grows_by_replacing(const struct mt_cohorts *c, double floor_bytes)
+{
+    unsigned from = MT_STATS_WARM_UP + 1, middle = (from + c->ends) / 2;
+    double first, second;
+
+    if (c->ends < from + 6)
+        return false;
+    for (unsigned i = from; i < c->ends; i++)
+        if (c->live_bytes[i + 1] < c->live_bytes[i] + floor_bytes)
+            return false;
+    first = (c->live_bytes[middle] - c->live_bytes[from]) / (middle - from);
+    second = (c->live_bytes[c->ends] - c->live_bytes[middle]) / (c->ends - middle);
+    return second >= 0.5 * first;
+}
+
+struct judged { /* what the gates look at */
+    unsigned first, last, count; /* cohorts */
+    unsigned with_survivors;
+    double gross, old_deaths, younger;
+    bool levels_off;
+};
+
+static struct judged judge(const struct mt_cohorts *c)
+{
+    struct judged j = {.first = MT_STATS_WARM_UP + 1, .last = c->ends - 1};
+
+    j.count = j.last - j.first + 1;
+    for (unsigned i = j.first; i <= j.last; i++)
+        j.with_survivors += c->survivor_blocks[i] > 0;
+    j.gross = sum(c->survivor_bytes, j.first, j.last);
+    j.old_deaths = sum(c->death_bytes, 0, MT_STATS_WARM_UP);
+    j.levels_off = levels_off(c->survivor_blocks + j.first, j.count) || levels_off(c->survivor_bytes + j.first, j.count);
+    j.younger = fmin(younger_share(c->survivor_blocks + j.first, j.count),
+        younger_share(c->survivor_bytes + j.first, j.count));
+    return j;
+}
+
+static enum mt_gate first_gate(const struct mt_cohorts *c, const struct judged *j, const struct mt_finding *f)
+{
+    if (mt_stats_binomial_tail(j->count, j->count, CHANCE) > COHORTS_P)
+        return MT_GATE_FEW;
+    if (f->p > COHORTS_P)
+        return MT_GATE_COHORTS;
+    if (f->retention_deaths > DEATHS_SHARE || f->retention_upper > DEATHS_UPPER)
+        return MT_GATE_RETENTION;
+    if (j->gross - j->old_deaths < 0.5 * j->gross)
+        return MT_GATE_NET;
+    if (j->levels_off)
+        return MT_GATE_PLATEAU;
+    if (j->younger < 0.5 || total_levels_off(c))
+        return MT_GATE_HALVES;
+    if (!(f->bytes_per_iteration.low >= c->floor_bytes))
+        return MT_GATE_EFFECT;
+    return MT_GATE_NONE;
+}
+
+static bool has_gap(const struct mt_cohorts *c, const struct judged *j, unsigned last)
+{
+    for (unsigned i = j->first; i <= j->last - last; i++)
+        if (c->survivor_blocks[i] <= 0)
+            return true;
+    return false;
+}
+
+/* The younger half by itself: a leak behind a warm-up that is much larger. */
+static bool goes_on(const struct mt_cohorts *c, const struct judged *j)
+{
+    unsigned half = j->count / 2;
+    const double *left = c->survivor_blocks + j->last + 1 - half;
+
+    for (unsigned i = 0; i < half; i++)
+        if (left[i] <= 0)
+            return false;
+    return half >= 4 && !levels_off(left, half);
+}
+
+/* Growth that goes on, but was not seen often enough, or gets slower: one cannot say. */
+static bool is_suspect(const struct mt_cohorts *c, const struct judged *j, const struct mt_finding *f)
+{
+    unsigned last = j->count / 4 ? j->count / 4 : 1;
+
+    if (f->retention_deaths > DEATHS_SHARE || j->gross - j->old_deaths < 0.5 * j->gross || j->with_survivors < 3)
+        return false;
+    switch (f->gate) {
+    case MT_GATE_FEW:
+    case MT_GATE_COHORTS:
+        return f->p <= SUSPECT_P && sum(c->survivor_blocks, j->last - last + 1, j->last) > 0 && j->younger >= 0.5;
+    case MT_GATE_RETENTION: /* the bound alone */
+        return true;
+    case MT_GATE_PLATEAU:
+    case MT_GATE_HALVES:
+        if (goes_on(c, j))
+            return true;
+        if (c->survivor_blocks[j->last] > 0 && c->survivor_blocks[j->last - 1] > 0)
+            return j->younger >= 0.25;
+        /* Where cohorts before it left nothing, one at the end that did not is no plateau. */
+        return j->younger >= 0.5 && sum(c->survivor_blocks, j->last - last + 1, j->last) > 0 && has_gap(c, j, last);
+    default:
+        return false;
+    }
+}
+
+/* Most of what is left was left by the first iterations. */
+static bool is_warm_up(const struct mt_cohorts *c)
+{
+    double all = sum(c->survivor_bytes, 0, c->ends - 1), early = sum(c->survivor_bytes, 0, MT_STATS_WARM_UP + 1);
+
+    return early > 0 && early >= 0.5 * all;
+}
+
+static enum mt_verdict otherwise(const struct mt_cohorts *c, const struct mt_finding *f)
+{
+    return f->retention_deaths <= DEATHS_SHARE && is_warm_up(c) ? MT_VERDICT_WARM_UP : MT_VERDICT_BOUNDED;
+}
+
+static struct mt_finding untested(const struct mt_cohorts *c)
+{
+    struct mt_finding f = {.verdict = MT_VERDICT_NOISE, .gate = MT_GATE_RANGE, .p = NAN, .q = NAN,
+        .bytes_per_iteration = {0, NAN, NAN}};
+    unsigned from = MT_STATS_WARM_UP + 1;
+
+    if (c->ends <= MT_STATS_WARM_UP) {
+        f.gate = MT_GATE_FEW;
+        f.bytes_per_iteration.estimate = NAN;
+        f.blocks_per_iteration = NAN;
+        return f;
+    }
+    if (grows_by_replacing(c, c->floor_bytes)) {
+        f.verdict = MT_VERDICT_SUSPECT;
+        f.gate = MT_GATE_REPLACED;
+    } else if (range(c->live_bytes, from, c->ends) >= c->floor_bytes) {
+        f.verdict = MT_VERDICT_BOUNDED;
+        f.gate = MT_GATE_RETENTION;
+    } else if (is_warm_up(c)) {
+        f.verdict = MT_VERDICT_WARM_UP;
+    }
+    return f;
+}
+
+static void measure(const struct mt_cohorts *c, struct mt_finding *f)
+{
+    unsigned from = MT_STATS_WARM_UP + 1, points = c->ends - MT_STATS_WARM_UP;
+    const double *bytes = (f->gate == MT_GATE_REPLACED ? c->live_bytes : c->aged_bytes) + from;
+    double *x = malloc(points * sizeof(*x));
+
+    if (!x)
+        return;
+    for (unsigned i = 0; i < points; i++)
+        x[i] = i;
+    f->bytes_per_iteration = mt_stats_theil_sen(x, bytes, points, 0.95);
+    f->blocks_per_iteration = mt_stats_theil_sen(x, c->aged_blocks + from, points, 0.95).estimate;
+    free(x);
+}
+
+struct mt_finding mt_stats_verdict(const struct mt_cohorts *c)
+{
+    struct mt_finding f = untested(c);
+    double risk, deaths;
+    struct judged j;
+
+    if (c->ends <= MT_STATS_WARM_UP + 1)
+        return f;
+    measure(c, &f);
+    if (range(c->aged_bytes, MT_STATS_WARM_UP + 1, c->ends) < c->floor_bytes)
+        return f;
+    j = judge(c);
+    risk = sum(c->at_risk, j.first, j.last);
+    deaths = sum(c->deaths, j.first, j.last);
+    f.tested = true;
+    f.p = mt_stats_binomial_tail(j.with_survivors, j.count, CHANCE);
+    f.retention_deaths = risk > 0 ? deaths / risk : 0;
+    f.retention_upper = mt_stats_proportion_upper(deaths, risk, 0.95);
+    for (unsigned i = j.last; i >= 1 && c->survivor_blocks[i] > 0; i--)
+        f.since = i;
+    f.gate = first_gate(c, &j, &f);
+    if (f.gate == MT_GATE_NONE) {
+        f.verdict = MT_VERDICT_LEAK;
+    } else if (is_suspect(c, &j, &f)) {
+        f.verdict = MT_VERDICT_SUSPECT;
+    } else if (grows_by_replacing(c, c->floor_bytes)) {
+        f.verdict = MT_VERDICT_SUSPECT;
+        if (j.gross < 0.5 * (c->live_bytes[c->ends] - c->live_bytes[MT_STATS_WARM_UP + 1])) {
+            f.gate = MT_GATE_REPLACED;
+            measure(c, &f);
+        }
+    } else {
+        f.verdict = otherwise(c, &f);
+    }
+    return f;
+}
+
+int mt_stats_settle(struct mt_finding *findings, size_t count, bool lossy)
+{
+    double *p = calloc(count ? count : 1, 2 * sizeof(*p));
+    int err;
+
+    if (!p)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++)
+        p[i] = findings[i].tested ? findings[i].p : NAN;
+    err = mt_stats_adjust(p, count, p + count);
+    for (size_t i = 0; i < count && err == 0; i++) {
+        struct mt_finding *f = &findings[i];
+        f->q = p[count + i];
+        if (f->verdict != MT_VERDICT_LEAK)
+            continue;
+        if (lossy)
+            f->gate = MT_GATE_LOSS;
+        else if (f->q > FAMILY_Q)
+            f->gate = MT_GATE_FAMILY;
+        else
+            continue;
+        f->verdict = MT_VERDICT_SUSPECT;
+    }
+    free(p);
+    return err;
+}

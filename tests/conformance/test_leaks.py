@@ -1,0 +1,124 @@
+"""Verdicts on programs whose callsites are known to leak, or known not to: leaks/corpus.c, run for real."""
+
+import collections
+import json
+import os
+
+import harness
+
+CORPUS = os.path.join(os.environ["MT_CONFORMANCE"], "leak_corpus")
+N = 12
+SEEDS = int(os.environ.get("MT_LEAK_SEEDS", "40"))
+
+# bytes an iteration of those that leak for certain
+CERTAIN = {"leak_one": 1000, "leak_two_in_noise": 2000, "leak_in_turnover": 1000, "leak_mapping": 1 << 14, "leak_reachable": 1488}
+BOUNDED = """turnover_3 pool_25 warm_up cache_4 cache_8 fifo_4 lazy pool_that_doubles interned grown_then_freed lru flush_every_5 vector
+mapped constant""".split()
+
+
+class Leaks(harness.Case):
+    def corpus(self, mode, seed=1, iterations=N, **options):
+        result = self.trace(CORPUS, mode, str(seed), str(iterations), how="run", **options)
+        self.assertComplete(result)
+        return result
+
+    def verdicts(self, result):
+        run = result.query("SELECT max(run_id) AS run_id FROM runs")[0]["run_id"]
+        return {r["function"]: r for r in result.query("SELECT * FROM leaks WHERE run_id = ?", run)}
+
+    def test_no_leak_where_there_is_none(self):
+        found = collections.defaultdict(collections.Counter)
+        for seed in range(1, SEEDS + 1):
+            for name, row in self.verdicts(self.corpus("bounded", seed)).items():
+                found[name][row["verdict"]] += 1
+        self.assertEqual({name: dict(counts) for name, counts in found.items() if counts["leak"]}, {})
+        for name in BOUNDED:
+            self.assertIn(name, found)
+        for name in ("cache_4", "cache_8", "fifo_4", "mapped", "constant"):
+            self.assertEqual(found[name]["suspect"], 0, name)
+        for name in ("turnover_3", "flush_every_5", "grown_then_freed"):
+            self.assertLessEqual(found[name]["suspect"], 1 + SEEDS // 50, name)
+
+    def test_every_certain_leak_is_named(self):
+        for seed in range(1, SEEDS // 4 + 1):
+            rows = self.verdicts(self.corpus("leaks", seed))
+            for name, size in CERTAIN.items():
+                row = rows[name]
+                self.assertEqual(row["verdict"], "leak", (name, seed, row["gate"]))
+                self.assertAlmostEqual(row["bytes_per_iteration"], size, delta=size / 100)
+                self.assertLessEqual(row["ci_low"], size)
+                self.assertGreaterEqual(row["ci_high"], size)
+                self.assertEqual(row["since"], 1)
+                self.assertLess(row["q_value"], 0.01)
+                self.assertTrue(row["file"].endswith("corpus.c"))
+            self.assertEqual(rows["leak_larger"]["verdict"], "leak")
+            self.assertGreater(rows["leak_larger"]["ci_low"], 1000)
+            self.assertEqual(rows["leak_one"]["blocks_per_iteration"], 1)
+            self.assertEqual(rows["leak_one"]["p_value"], 0.25 ** 9)
+            # One block all the while, but for ever: a suspect, since nothing stays.
+            self.assertEqual((rows["leak_by_realloc"]["verdict"], rows["leak_by_realloc"]["gate"]), ("suspect", "replaced"))
+            for name in ("leak_half", "leak_fifth"):
+                if name in rows:
+                    self.assertIn(rows[name]["verdict"], ("leak", "suspect", "bounded", "warm-up", "noise"))
+
+    def test_cohorts_add_up(self):
+        result = self.corpus("leaks")
+        for row in result.query("SELECT site_id, live_bytes, live_blocks FROM leaks WHERE verdict = 'leak'"):
+            self.assertEqual(result.one("SELECT sum(survivor_bytes), sum(survivor_blocks) FROM cohorts WHERE site_id = ?",
+                                        row["site_id"])[:], (row["live_bytes"], row["live_blocks"]))
+            series = result.query("SELECT live_bytes FROM site_iterations WHERE site_id = ? ORDER BY iteration", row["site_id"])
+            self.assertEqual(len(series), N)
+            self.assertEqual(series[-1]["live_bytes"], row["live_bytes"])
+
+    def test_freed_before_the_end(self):
+        """What the program holds to its last iteration and then frees grows all the same."""
+        rows = self.verdicts(self.corpus("freed", iterations=20))
+        self.assertEqual(rows["main"]["verdict"], "leak")
+        self.assertEqual((rows["main"]["bytes_per_iteration"], rows["main"]["live_blocks"]), (1000, 0))
+
+    def test_few_and_many_iterations(self):
+        rows = self.verdicts(self.corpus("leaks", iterations=6))
+        self.assertEqual((rows["leak_one"]["verdict"], rows["leak_one"]["gate"]), ("suspect", "few"))
+        rows = self.verdicts(self.corpus("leaks", iterations=300))
+        self.assertEqual((rows["leak_one"]["verdict"], rows["leak_one"]["bytes_per_iteration"]), ("leak", 1000))
+        rows = self.verdicts(self.corpus("bounded", iterations=300))
+        self.assertEqual([n for n, r in rows.items() if r["verdict"] == "leak"], [])
+
+    def test_without_iterations(self):
+        result = self.trace(harness.target("basic"), how="run")
+        self.assertEqual([tuple(r) for r in result.query("SELECT DISTINCT verdict FROM leaks")], [("live-at-exit",)])
+
+    def test_fragmentation(self):
+        result = self.corpus("fragments")
+        self.assertEqual([n for n, r in self.verdicts(result).items() if r["verdict"] in ("leak", "suspect")], [])
+        told = json.loads(harness.memtrace("leaks", "-d", self.db, "--process", "--json").out)
+        self.assertEqual([p["conclusion"] for p in told], ["fragmentation"], told)
+        self.corpus("leaks")
+        told = json.loads(harness.memtrace("leaks", "-d", self.db, "--process", "--json").out)
+        self.assertEqual([p["conclusion"] for p in told], ["leak"], told)
+
+    def test_command(self):
+        self.corpus("leaks")
+        done = harness.memtrace("leaks", "-d", self.db, "--fail-on", "leak")
+        self.assertEqual(done.status, 1, done.err)
+        text = done.out.decode()
+        self.assertIn("leak_one keeps 1000 B of each iteration in 1 block", text)
+        self.assertIn("every one since iteration 1 of 12", text)
+        self.assertIn("born in leak_one, called by leaks, main", text)
+        rows = json.loads(harness.memtrace("leaks", "-d", self.db, "--json", "-n", "0").out)
+        self.assertEqual({r["function"] for r in rows if r["verdict"] == "leak"} - {"leak_half"}, {*CERTAIN, "leak_larger"})
+        suppressions = os.path.join(self.folder, "suppressions")
+        with open(suppressions, "w") as f:
+            f.write("# known\nleak:^leak_*\n")
+        done = harness.memtrace("leaks", "-d", self.db, "--fail-on", "suspect", "--suppress", suppressions)
+        self.assertEqual(done.status, 0, done.out)
+        self.assertIn("leak_*", done.out.decode())
+        with open(suppressions, "w") as f:
+            f.write("race:x\n")
+        self.assertEqual(harness.memtrace("leaks", "-d", self.db, "--suppress", suppressions).status, 3)
+        self.assertEqual(harness.memtrace("leaks", "-d", self.db, "--fail-on", "noise").status, 2)
+        self.corpus("bounded")
+        self.assertEqual(harness.memtrace("leaks", "-d", self.db, "--fail-on", "leak").status, 0)
+
+
+harness.main()
