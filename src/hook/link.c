@@ -238,11 +238,7 @@ static void exec_reader(const char *path, int fd, char **environment, char **scr
 
 static long raw_fork(unsigned long exit_signal)
 {
-#if defined(__x86_64__)
     return mt_sys5(SYS_clone, exit_signal, 0, 0, 0, 0);
-#else
-    return mt_sys5(SYS_clone, exit_signal, 0, 0, 0, 0);
-#endif
 }
 
 /*
