@@ -35,6 +35,7 @@ static void step_made_up(uintptr_t pc, uintptr_t sp, uintptr_t bp, struct outcom
     target.registers[MT_REG_PC] = pc;
     target.registers[MT_REG_SP] = target.sp_base = sp;
     target.registers[MT_REG_BP] = target.bp_base = bp;
+    mt_unwind_open_object(&target, pc);
     ret->step = -1;
     if (mt_unwinder.init_remote(&cursor, mt_unwinder.space, &target) < 0)
         return;

@@ -263,6 +263,14 @@ bool mt_unwinder_hopeless(void)
     return mt_unwinder.state < 0;
 }
 
+void mt_unwind_open_object(struct mt_unwind_target *target, uintptr_t pc)
+{
+    struct dl_find_object object;
+
+    if (_dl_find_object((void *)pc, &object) == 0)
+        mt_object_range(&object, &target->object_start, &target->object_end);
+}
+
 bool mt_unwind_knows(uintptr_t pc)
 {
     struct mt_unwind_target target = {.made_up = true};

@@ -49,6 +49,9 @@ static inline uint64_t mt_unwind_token(uint64_t address)
     return address ^ UINT64_C(0x5a00000000000005);
 }
 
+/* Makes the object of a pc readable: libunwind may look at the code before it asks for unwind information. */
+void mt_unwind_open_object(struct mt_unwind_target *target, uintptr_t pc);
+
 /* Whether there is call frame information for a pc. */
 bool mt_unwind_knows(uintptr_t pc);
 
