@@ -58,13 +58,18 @@ static MT_ALWAYS_INLINE mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc
 /* ---- learn.c: under the lock, with mt_stack_internal set ---- */
 void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt);
 
-/*
- * Unwinds the calling thread's stack by libunwind alone, from here; calls visit for each frame outside of memtrace, beginning with the one
- * whose registers are `from` (the pc to look up, exact or return address - 1). visit returns false to stop.
- */
+/* ---- libunwind.c: the same ---- */
 /* libunwind was looked for and is not there: stacks stay one frame deep. */
 bool mt_unwinder_hopeless(void);
 
+/* Whether there is call frame information for a pc. */
+bool mt_unwind_knows(uintptr_t pc);
+
+/*
+ * Unwinds the calling thread's stack by libunwind alone, from here; calls visit for each frame outside of memtrace, beginning with the one
+ * whose registers are `from` (the pc to look up, exact or return address - 1). visit returns false to stop. -ESRCH: it did not come to the
+ * stack's end.
+ */
 typedef bool mt_unwind_visit(void *context, uintptr_t pc);
 int mt_unwind_by_libunwind(const struct mt_registers *from, mt_unwind_visit *visit, void *context);
 

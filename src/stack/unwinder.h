@@ -52,7 +52,4 @@ static inline uint64_t mt_unwind_token(uint64_t address)
 /* Makes the object of a pc readable: libunwind may look at the code before it asks for unwind information. */
 void mt_unwind_open_object(struct mt_unwind_target *target, uintptr_t pc);
 
-/* Whether there is call frame information for a pc. */
-bool mt_unwind_knows(uintptr_t pc);
-
 #endif

@@ -129,6 +129,7 @@ static size_t walk(struct mt_stack *stack, struct mt_stack_thread *thread, struc
 {
     struct mt_registers r = *registers;
     bool chained = false; /* the stack pointer was lost, so frame pointers are followed to the end */
+    bool interrupted = false;
     size_t count = 0;
 
     for (;;) {
@@ -143,13 +144,14 @@ static size_t walk(struct mt_stack *stack, struct mt_stack_thread *thread, struc
         /* A run of frames without rules counts as one: their addresses differ from run to run. */
         if (!(mt_rule_kind(rule) == MT_RULE_CUT && count && buffer->frames[count - 1] == mt_rule_frame(rule)))
             buffer->frames[count++] = mt_rule_frame(rule);
+        chained = chained || mt_rule_kind(rule) == MT_RULE_CUT || mt_rule_is_guess(rule, interrupted);
+        interrupted = mt_rule_kind(rule) == MT_RULE_SIGNAL;
         if (!MT_FRAME_POINTER_GIVES_SP && chained && mt_rule_kind(rule) != MT_RULE_END) {
             if (step_by_frame_pointer(stack, thread, mt_rule_make(&MT_LEARNT_CUT, 0), &r) <= 0)
                 return count;
         } else if (step(stack, thread, rule, &r) <= 0) {
             return count;
         }
-        chained = chained || mt_rule_kind(rule) == MT_RULE_CUT;
     }
 }
 
@@ -159,6 +161,7 @@ struct verify {
     size_t count, at;
     bool differs;
     bool cut; /* libunwind's guesses beyond are not compared */
+    bool interrupted;
 };
 
 static bool verify_frame(void *context, uintptr_t pc)
@@ -171,14 +174,16 @@ static bool verify_frame(void *context, uintptr_t pc)
         return false;
     }
     v->at++;
-    v->cut = mt_rule_kind(rule) == MT_RULE_CUT;
+    v->cut = mt_rule_kind(rule) == MT_RULE_CUT || (mt_rule_kind(rule) == MT_RULE_END && !mt_unwind_knows(pc)) ||
+             mt_rule_is_guess(rule, v->interrupted);
+    v->interrupted = mt_rule_kind(rule) == MT_RULE_SIGNAL;
     return !v->cut;
 }
 
 /* The thread's frames against libunwind's. */
 static MT_COLD void verify(struct mt_stack *stack, const struct mt_stack_thread *thread, const struct mt_registers *registers)
 {
-    struct verify v = {stack, thread->frames, thread->frame_count, 0, false, false};
+    struct verify v = {stack, thread->frames, thread->frame_count, 0, false, false, false};
     uint64_t signals;
 
     mt_sys_signals_block(&signals);

@@ -7,6 +7,7 @@
  *   mt_rule_ra_bytes                       the return address's slot from the CFA; 0: it is in the link register
  *   mt_rule_bp_bytes                       the frame pointer's slot from the CFA; 0: not saved
  *   mt_rule_pack, mt_rule_unpack           a common rule in 30 bits, its kind in bits 0-1; 0: not a common one
+ *   mt_rule_is_guess                       follow the frame pointer instead; interrupted: a signal was next
  *   mt_code_address, mt_take_link_register
  *   MT_FRAME_POINTER_GIVES_SP              a chain of frame pointers tells the stack pointer too
  *   MT_UNWIND_REGISTERS, MT_REG_*          registers by libunwind's numbers; struct mt_full_registers, MT_FULL_REGISTERS

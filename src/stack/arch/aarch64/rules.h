@@ -94,6 +94,15 @@ static MT_ALWAYS_INLINE uintptr_t mt_code_address(uintptr_t word)
     return x30;
 }
 
+/*
+ * A function that has called another one has saved x30. Where libunwind says that it has not, it has not understood the function's call frame
+ * information (1.6 does not know that return addresses can be signed), and guesses: the frame record is better.
+ */
+static MT_ALWAYS_INLINE bool mt_rule_is_guess(mt_rule rule, bool interrupted)
+{
+    return (mt_rule_kind(rule) == MT_RULE_SP || mt_rule_kind(rule) == MT_RULE_BP) && (rule & MT_RULE_LINK) && !interrupted;
+}
+
 /* It is good once: for the function that was interrupted. */
 static MT_ALWAYS_INLINE uintptr_t mt_take_link_register(struct mt_registers *r)
 {

@@ -79,6 +79,13 @@ static MT_ALWAYS_INLINE uintptr_t mt_code_address(uintptr_t word)
     return word;
 }
 
+static MT_ALWAYS_INLINE bool mt_rule_is_guess(mt_rule rule, bool interrupted)
+{
+    (void)rule;
+    (void)interrupted;
+    return false;
+}
+
 static MT_ALWAYS_INLINE uintptr_t mt_take_link_register(struct mt_registers *r)
 {
     (void)r;
