@@ -14,7 +14,9 @@
 #include "stack/internal.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <libunwind.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -28,6 +30,8 @@ static struct {
     int state; /* 0: not tried, 1: loaded, -1: cannot be loaded */
     unw_addr_space_t space, cached_space;
     int cached_pid; /* whose cached_space is */
+    struct link_map *map;
+    __typeof__(sigprocmask) *sigprocmask; /* what the calls would have led to */
     __typeof__(unw_create_addr_space) *create_addr_space;
     __typeof__(unw_set_caching_policy) *set_caching_policy;
     __typeof__(unw_init_remote) *init_remote;
@@ -246,6 +250,8 @@ int mt_stack_load_unwinder(void)
          LOAD(init_remote, init_remote) && LOAD(step, step) && LOAD(get_reg, get_reg) &&
          LOAD(get_save_loc, get_save_loc) && LOAD(flush_cache, flush_cache) && LOAD(search_table, dwarf_search_unwind_table);
 #undef LOAD
+    if (ok && dlinfo(library, RTLD_DI_LINKMAP, &unwinder.map) != 0)
+        unwinder.map = NULL;
     if (ok)
         first_use();
     if (!unwinder.space) {
@@ -410,6 +416,45 @@ static void unwind_all(void *context)
         u->result = 0;
 }
 
+static int sigprocmask_unless_internal(int how, const sigset_t *set, sigset_t *old)
+{
+    return mt_stack_internal ? 0 : unwinder.sigprocmask(how, set, old);
+}
+
+/*
+ * With its cache libunwind takes a lock in each step, and blocks signals around it: two system calls, two thirds of a comparison's time.
+ * Signals are blocked already, so the calls are taken out of its jump table, if that can be written to.
+ */
+static void spare_signal_calls(void)
+{
+    const ElfW(Sym) *symbols = NULL;
+    const ElfW(Rela) *slots = NULL;
+    const char *strings = NULL;
+    size_t slot_bytes = 0;
+
+    for (const ElfW(Dyn) *d = unwinder.map ? unwinder.map->l_ld : NULL; d && d->d_tag != DT_NULL; d++) {
+        if (d->d_tag == DT_SYMTAB)
+            symbols = (const void *)d->d_un.d_ptr;
+        else if (d->d_tag == DT_STRTAB)
+            strings = (const void *)d->d_un.d_ptr;
+        else if (d->d_tag == DT_JMPREL)
+            slots = (const void *)d->d_un.d_ptr;
+        else if (d->d_tag == DT_PLTRELSZ)
+            slot_bytes = d->d_un.d_val;
+        else if (d->d_tag == DT_BIND_NOW || (d->d_tag == DT_FLAGS && (d->d_un.d_val & DF_BIND_NOW)))
+            return; /* read-only by now */
+    }
+    for (size_t i = 0; symbols && strings && slots && i < slot_bytes / sizeof *slots; i++) {
+        uintptr_t *slot = (uintptr_t *)(unwinder.map->l_addr + slots[i].r_offset);
+
+        if (strcmp(strings + symbols[ELF64_R_SYM(slots[i].r_info)].st_name, "sigprocmask") == 0 &&
+            *slot != (uintptr_t)sigprocmask_unless_internal) {
+            unwinder.sigprocmask = (__typeof__(sigprocmask) *)*slot;
+            mt_store_release(slot, (uintptr_t)sigprocmask_unless_internal);
+        }
+    }
+}
+
 /* The address space with a cache; the one without if it cannot be had. */
 static unw_addr_space_t cached_space(void)
 {
@@ -420,6 +465,7 @@ static unw_addr_space_t cached_space(void)
 
         if (!space || unwinder.set_caching_policy(space, UNW_CACHE_GLOBAL) < 0)
             return unwinder.space;
+        spare_signal_calls();
         unwinder.cached_space = space;
         unwinder.cached_pid = pid;
     }
