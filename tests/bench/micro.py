@@ -19,6 +19,7 @@ import tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import steady  # noqa: E402
+import tree  # noqa: E402
 
 DEPTHS = (5, 30, 100, 400)
 STREAMS = (("local", "blocks freed soon after"), ("grow", "growing to 2 million live blocks (--quick: fewer), freed in no order"),
@@ -27,7 +28,7 @@ STREAMS = (("local", "blocks freed soon after"), ("grow", "growing to 2 million 
 
 def words(command, environment=None):
     """The `name value` pairs that a program prints."""
-    out = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})}, timeout=600)
+    out = subprocess.run(command, capture_output=True, text=True, env={**tree.clean_environment(), **(environment or {})}, timeout=600)
     if out.returncode:
         raise RuntimeError(f"{command}: status {out.returncode}, {out.stderr[-300:]}")
     parts = out.stdout.split()
