@@ -5,6 +5,8 @@
 #define MT_STACK_UNWINDER_H
 
 #include <libunwind.h>
+#include <link.h>
+#include <signal.h>
 
 #include "stack/internal.h"
 
@@ -30,6 +32,8 @@ struct mt_unwinder {
     int state; /* 0: not tried, 1: loaded, -1: cannot be loaded */
     unw_addr_space_t space, cached_space;
     int cached_pid; /* whose cached_space is */
+    struct link_map *map;
+    __typeof__(sigprocmask) *sigprocmask; /* what libunwind's calls would have led to */
     __typeof__(unw_create_addr_space) *create_addr_space;
     __typeof__(unw_set_caching_policy) *set_caching_policy;
     __typeof__(unw_init_remote) *init_remote;
