@@ -36,6 +36,8 @@ struct mt_learnt {
 /* ---- rule.c: all but the look-up under the lock ---- */
 int mt_rules_init(struct mt_stack *stack);
 mt_rule mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc); /* what mt_rule_get does on a miss of its cache */
+/* The same as mt_is_signal_trampoline(), where it is not known that the code can be read. */
+bool mt_is_foreign_trampoline(uintptr_t pc);
 void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end);
 
 /*

@@ -322,6 +322,16 @@ static bool is_first(const struct unwinding *u, unw_word_t ip, unw_word_t sp)
 #endif
 }
 
+#if defined(MT_HAS_SIGNAL_TRAMPOLINE)
+/* Whether the frame that was just stepped over is a signal trampoline's: the next pc is then no return address. */
+static bool was_trampoline(const struct mt_unwind_target *target, uintptr_t ip)
+{
+    if (ip < target->object_start || ip + 16 > target->object_end)
+        return mt_is_foreign_trampoline(ip - 1);
+    return mt_is_signal_trampoline(ip - 1);
+}
+#endif
+
 #define OWN_FRAMES_MAX 64 /* memtrace's own, below the first */
 
 static void unwind_all(void *context)
@@ -330,7 +340,6 @@ static void unwind_all(void *context)
     struct mt_unwind_target target;
     unw_cursor_t cursor;
     bool started = false, exact = false;
-    struct dl_find_object object;
     unsigned own_frames = 0;
     int r;
 
@@ -354,11 +363,15 @@ static void unwind_all(void *context)
         ip = mt_code_address(ip);
         if (started && !u->visit(u->context, exact ? ip : ip - 1))
             break;
+#if defined(MT_HAS_SIGNAL_TRAMPOLINE)
         r = mt_unwinder.step(&cursor);
+        exact = was_trampoline(&target, ip);
+#else
+        exact = mt_unwinder.is_signal_frame(&cursor) > 0;
+        r = mt_unwinder.step(&cursor);
+#endif
         if (r == 0)
             break;
-        /* unw_is_signal_frame() knows only of signal frames without call frame information. */
-        exact = r > 0 && _dl_find_object((void *)ip, &object) == 0 && mt_is_signal_trampoline(ip - 1);
     }
     if (started)
         u->result = r < 0 ? -ESRCH : 0;

@@ -111,7 +111,7 @@ static uint32_t cut_frame(struct mt_stack *stack)
 }
 
 /* Where there is no vdso (an emulated processor), the trampoline is in no object. */
-static bool is_foreign_trampoline(uintptr_t pc)
+bool mt_is_foreign_trampoline(uintptr_t pc)
 {
     return mt_sys_readable((const void *)(pc + 1)) && mt_sys_readable((const void *)(pc + 9)) && mt_is_signal_trampoline(pc);
 }
@@ -126,7 +126,7 @@ static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
     frame.module = mt_module_of(stack, pc, &bias);
     if (frame.module == 0) {
         /* No object: compiled at run time, or a wild pc. Most such code keeps frame pointers: the walk tries (walk.c). */
-        if (is_foreign_trampoline(pc))
+        if (mt_is_foreign_trampoline(pc))
             learnt.kind = MT_RULE_SIGNAL;
         return mt_rule_make(&learnt, cut_frame(stack));
     }

@@ -13,7 +13,7 @@
  *   MT_UNWIND_REGISTERS, MT_REG_*          registers by libunwind's numbers; struct mt_full_registers, MT_FULL_REGISTERS
  *   mt_is_signal_trampoline, mt_signal_registers, MT_SIGNAL_FRAME_BYTES
  *
- * The generic folder has of these only mt_rule_make, _kind, _frame, _pack and _unpack.
+ * The generic folder has of these only mt_rule_make, _kind, _frame, _pack and _unpack, mt_code_address and mt_is_signal_trampoline.
  */
 #ifndef MT_STACK_ARCH_RULES_H
 #define MT_STACK_ARCH_RULES_H

@@ -17,6 +17,8 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "stack/arch/aarch64/trampoline.h"
+
 #define MT_RULE_BP_SAVED (UINT64_C(1) << 3)
 #define MT_RULE_LINK (UINT64_C(1) << 4)
 
@@ -133,15 +135,6 @@ struct mt_full_registers {
                      :                                                                                                 \
                      : "r"((out)->value)                                                                               \
                      : "x9", "x10", "memory")
-
-/* Whether pc + 1 is the kernel's signal return trampoline: mov x8, #139; svc #0 (the ABI's rt_sigreturn). The return address of a
- * handler is the trampoline's first byte, so pc is one less. */
-static inline bool mt_is_signal_trampoline(uintptr_t pc)
-{
-    static const unsigned char code[] = {0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4};
-
-    return memcmp((const void *)(pc + 1), code, sizeof code) == 0;
-}
 
 /* In the trampoline's frame sp points to the siginfo, and behind it is the ucontext; gives the interrupted registers (pc exact). */
 static inline void mt_signal_registers(const struct mt_registers *trampoline, struct mt_registers *ret_interrupted)

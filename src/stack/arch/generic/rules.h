@@ -37,10 +37,15 @@ static inline uintptr_t mt_code_address(uintptr_t word)
     return (uintptr_t)__builtin_extract_return_addr((void *)word);
 }
 
+/* libunwind says of a frame that it is the trampoline's; on x86-64 it says so of the next one. */
+#if defined(__x86_64__)
+#include "stack/arch/x86_64/trampoline.h"
+#else
 static inline bool mt_is_signal_trampoline(uintptr_t pc)
 {
     (void)pc;
     return false;
 }
+#endif
 
 #endif

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "stack/arch/x86_64/trampoline.h"
+
 static MT_ALWAYS_INLINE mt_rule mt_rule_of_words(uint64_t kind, int64_t bp_words, int64_t cfa_words, uint32_t frame)
 {
     return kind | ((uint64_t)(bp_words & 0x3ff) << 3) | ((uint64_t)(cfa_words & 0x7ffff) << 13) | ((uint64_t)frame << 32);
@@ -111,15 +113,6 @@ struct mt_full_registers {
                      :                                                                                                 \
                      : "r"((out)->value)                                                                               \
                      : "rax", "memory")
-
-/* Whether pc + 1 is the kernel's signal return trampoline: mov $15, %rax; syscall (the ABI's rt_sigreturn). The return address of a
- * handler is the trampoline's first byte, so pc is one less. */
-static inline bool mt_is_signal_trampoline(uintptr_t pc)
-{
-    static const unsigned char code[] = {0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05};
-
-    return memcmp((const void *)(pc + 1), code, sizeof code) == 0;
-}
 
 /* In the trampoline's frame sp points to the ucontext; gives the interrupted registers (pc exact). */
 static inline void mt_signal_registers(const struct mt_registers *trampoline, struct mt_registers *ret_interrupted)
