@@ -24,10 +24,22 @@
 #define DISTRUST_MAX 16u
 #define FRAME_BYTES 80u
 #define CODE_BYTES 240u
+#define HITS_BYTES (sizeof(struct mt_python_hit) << MT_PYTHON_HIT_BITS)
 
 static size_t bytes_of(size_t capacity)
 {
     return mt_round_up(capacity * (2 * sizeof(struct mt_python_state) + sizeof(uint32_t)), MT_PAGE_BYTES);
+}
+
+static MT_COLD struct mt_python_hit *make_hits(void)
+{
+    struct mt_python_hit *hits = mt_sys_pages(HITS_BYTES);
+
+    if (hits) {
+        mt_sys_madvise(hits, HITS_BYTES, MADV_DONTFORK);
+        mt_sys_madvise(hits, HITS_BYTES, MADV_DONTDUMP);
+    }
+    return hits;
 }
 
 static MT_COLD bool grow(struct mt_stack *stack, struct mt_python_thread *thread, size_t fresh)
@@ -48,7 +60,8 @@ static MT_COLD bool grow(struct mt_stack *stack, struct mt_python_thread *thread
         mt_sys_unmap(thread->states, bytes_of(old));
         mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(old));
     } else {
-        mt_fetch_add_relaxed(&stack->private_bytes, 3 * MT_PAGE_BYTES); /* what is touched of it */
+        thread->hits = make_hits();
+        mt_fetch_add_relaxed(&stack->private_bytes, 3 * MT_PAGE_BYTES + (thread->hits ? HITS_BYTES : 0)); /* what is touched of it */
     }
     thread->states = states;
     thread->fresh = states + capacity;
@@ -125,8 +138,41 @@ static MT_COLD void distrust(struct mt_python *python, struct mt_stack *stack)
     }
 }
 
+/* Called from C, not by the interpreter's loop itself. */
+static MT_ALWAYS_INLINE bool is_entry(const struct mt_python_offsets *o, const char *frame, const void *previous)
+{
+    if (o->frame_is_entry)
+        return frame[o->frame_is_entry] != 0;
+    return !previous || ((const unsigned char *)previous)[o->frame_owner] >= OWNER_INTERPRETER;
+}
+
+static MT_ALWAYS_INLINE struct mt_python_hit *hit_of(const struct mt_python_thread *thread, uint64_t key)
+{
+    return &thread->hits[(key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS)];
+}
+
+/* Reads a frame whose instruction was met before into s. */
+static MT_ALWAYS_INLINE bool read_known_frame(const struct mt_python_thread *thread, const char *frame, struct mt_python_state *s)
+{
+    const struct mt_python_offsets *o = &mt_python_here.offsets;
+    const void *instruction = mt_python_pointer(frame, o->frame_instruction), *previous = mt_python_pointer(frame, o->frame_previous);
+    uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | is_entry(o, frame, previous);
+    const struct mt_python_hit *hit = hit_of(thread, key);
+
+    if (hit->key != key || hit->codes_freed != thread->codes_freed)
+        return false;
+    s->frame = frame;
+    s->instruction = instruction;
+    s->previous = previous;
+    s->code = NULL; /* not looked at: without a proof it does not hold */
+    s->line = hit->line;
+    s->is_code = s->is_complete = true;
+    return true;
+}
+
 /* Reads a frame into s. False: it is not one. */
-static bool read_frame(struct mt_python *python, struct mt_stack *stack, const char *frame, struct mt_python_state *s)
+static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *stack, const struct mt_python_thread *thread,
+    const char *frame, struct mt_python_state *s)
 {
     const struct mt_python_offsets *o = &mt_python_here.offsets;
     unsigned owner;
@@ -152,19 +198,21 @@ static bool read_frame(struct mt_python *python, struct mt_stack *stack, const c
         s->is_complete = owner == OWNER_GENERATOR || o->frame_tlbc || (uintptr_t)s->instruction >= first;
         if (!s->is_complete)
             return true;
-        if (o->frame_is_entry)
-            entry = frame[o->frame_is_entry] != 0;
-        else
-            entry = !s->previous ||
-                    ((const unsigned char *)s->previous)[o->frame_owner] >= OWNER_INTERPRETER;
-        return mt_python_line(python, stack, code, s->proof, frame, s->instruction, entry, &s->line);
+        entry = is_entry(o, frame, s->previous);
+        if (!mt_python_line(python, stack, code, s->proof, frame, s->instruction, entry, &s->line))
+            return false;
+        if (mt_python_here.codes_watched && thread->hits && (uintptr_t)s->instruction >= first) {
+            uint64_t key = (uint64_t)(uintptr_t)s->instruction << 1 | entry;
+
+            *hit_of(thread, key) = (struct mt_python_hit){key, s->line, thread->codes_freed};
+        }
     }
     return true;
 }
 
 /*
  * Whether the frame is the kept one; of a code object's address that is only so if it is still the object that it was. Where every code object that is freed is
- * heard of (mt_python_codes_freed) and none was, that needs no proof; and the instruction, which lies in the code object, tells which that is.
+ * heard of (mt_python_codes_freed) and none was since, that needs no proof; and the instruction, which lies in the code object, tells which that is.
  */
 static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_state *s)
 {
@@ -184,9 +232,9 @@ static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const stru
 
 /* Follows the kept frames outwards from the one below `at`. Returns where that ends; 0: all hold. */
 static MT_ALWAYS_INLINE size_t verify(
-    const struct mt_python_offsets *o, const struct mt_python_state *states, size_t at, bool same_codes)
+    const struct mt_python_offsets *o, const struct mt_python_state *states, size_t at, bool watched)
 {
-    if (MT_LIKELY(same_codes)) {
+    if (MT_LIKELY(watched)) {
         while (at > 0 && holds_its_place(o, &states[at - 1]))
             at--;
         return at;
@@ -240,17 +288,21 @@ static bool capture(
     const struct mt_python_offsets *o = &mt_python_here.offsets;
     size_t kept = thread->count, fresh = 0;
     uint32_t codes_freed = mt_load_acquire(&mt_python_codes_freed);
-    bool same_codes = mt_python_here.codes_watched && thread->codes_freed == codes_freed;
+    bool watched = mt_python_here.codes_watched, use_hits;
     const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(python, o) : NULL;
 
+    if (MT_UNLIKELY(thread->codes_freed != codes_freed)) {
+        thread->codes_freed = codes_freed;
+        kept = watched ? 0 : kept;
+    }
+    use_hits = watched && thread->hits;
     thread->count = 0;
-    thread->codes_freed = codes_freed;
     mt_compiler_fence();
     while (frame) {
         size_t met = meet(thread->states, kept, frame), stop;
 
         if (met) {
-            stop = verify(o, thread->states, met, same_codes);
+            stop = verify(o, thread->states, met, watched);
             if (stop == 0) {
                 if (MT_UNLIKELY(met + fresh > thread->capacity) && !grow(stack, thread, fresh))
                     break;
@@ -267,7 +319,8 @@ static bool capture(
         }
         if (MT_UNLIKELY(fresh == thread->capacity) && !grow(stack, thread, fresh))
             break;
-        if (MT_UNLIKELY(!read_frame(python, stack, frame, &thread->fresh[fresh]))) {
+        if (!(use_hits && read_known_frame(thread, frame, &thread->fresh[fresh])) &&
+            MT_UNLIKELY(!read_frame(python, stack, thread, frame, &thread->fresh[fresh]))) {
             distrust(python, stack);
             return replace_inner(thread, 0, 0, ret_change);
         }

@@ -62,6 +62,14 @@ struct mt_python_state {
     bool is_complete; /* else a function that has not begun: not part of the stack */
 };
 
+/* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good as long as no code object was freed. */
+struct mt_python_hit {
+    uint64_t key; /* address << 1 | entry; 0: none */
+    uint32_t line;
+    uint32_t codes_freed;
+};
+#define MT_PYTHON_HIT_BITS 12
+
 #define MT_PYTHON_INNER_MAX 24u
 
 /* One per ring; zero at start, then made by its first capture. */
@@ -70,6 +78,7 @@ struct mt_python_thread {
     struct mt_python_state *fresh;  /* innermost first, same capacity */
     /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of states that are not none it is the frames. */
     uint32_t *frames;
+    struct mt_python_hit *hits; /* NULL: no memory */
     size_t count, capacity; /* of states */
     uint32_t frame_count;
     uint32_t codes_freed; /* mt_python_codes_freed as of the states */
@@ -111,10 +120,10 @@ struct mt_python_allocator {
 extern uint32_t mt_python_codes_freed MT_HIDDEN;
 extern const void *mt_python_code_type MT_HIDDEN; /* NULL: need not be looked for */
 
-/* A block of the domain OBJ is about to be freed: of 16 bytes, at least. */
+/* A block is about to be freed. Objects are aligned to 16 bytes: the word behind the first is in the same page, whatever the block's size. */
 static MT_ALWAYS_INLINE void mt_python_object_gone(const void *p)
 {
-    if (MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
+    if (((uintptr_t)p & 15) == 0 && MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
         mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u);
 }
 

@@ -2,16 +2,12 @@
  * Rings to records in their true order. wire/ring.h explains the horizon and its proof; in short: records below it, merged
  * by stamp, are in the order in which things happened to every address.
  *
- * A process with a single ring needs none of it. That is decided after the ring's head was read: a record of another
- * ring which these records could depend on was published before them, and so was its ring (R5, seen through R1).
- *
  * Records are copied out of the ring before they are decoded, so that what was checked is what is used, and so that room is given
  * back early.
  */
 #include "reader/python.h"
 
 #include <linux/futex.h>
-#include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -446,70 +442,6 @@ static void merge(struct drain *d)
 
 /* ---- rounds ---------------------------------------------------------------------------------------------------- */
 
-/* A head that no writer could have made: the ring is not read any more. */
-static bool read_head(struct target *target, struct ring *ring)
-{
-    uint64_t head = mt_load_acquire(&ring->shared->head); /* R1 */
-
-    if (head - ring->tail > ring->capacity) {
-        ring->bad = true;
-        target->lost_decode++;
-        return false;
-    }
-    ring->limit = head;
-    return true;
-}
-
-static uint64_t stamp_horizon(const struct target *target)
-{
-    if (target->layout.flags & MT_SEGMENT_STAMP_TSC)
-        return mt_clock_tsc_ordered() - target->layout.base_stamp;
-    return mt_load_acquire(&target->header->sequence);
-}
-
-/* Sets every ring's limit; returns the stamp (inclusive) up to which idle rings are certain. */
-static uint64_t find_horizon(struct target *target)
-{
-    uint64_t now;
-
-    attach_rings(target);
-    for (size_t i = 0; i < target->ring_count; i++)
-        target->rings[i]->busy = false;
-    if (target->gone) { /* nobody writes any more, and what busy says is old */
-        for (size_t i = 0; i < target->ring_count; i++)
-            if (!target->rings[i]->bad)
-                read_head(target, target->rings[i]);
-        return UINT64_MAX;
-    }
-    if (target->ring_count == 1 && !target->rings[0]->bad) {
-        struct ring *ring = target->rings[0];
-
-        /* What is not there after the clock was read is not older. */
-        now = stamp_horizon(target);
-        if (ring->at == ring->used && ring->tail == mt_load_acquire(&ring->shared->head))
-            ring->empty_at = now;
-        read_head(target, ring);
-        if (mt_load_acquire(&target->header->ring_count) == 1)
-            return UINT64_MAX;
-    }
-    now = stamp_horizon(target);
-    if (target->layout.flags & MT_SEGMENT_ASYMMETRIC_FENCE)
-        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0); /* R3 */
-    else
-        mt_fence_seq_cst();
-    attach_rings(target);
-    for (size_t i = 0; i < target->ring_count; i++) {
-        struct ring *ring = target->rings[i];
-
-        if (ring->bad)
-            continue;
-        ring->busy = mt_load_acquire(&ring->shared->busy) != 0; /* R3, then R1 */
-        if (read_head(target, ring) && !ring->busy)
-            ring->idle_at = now;
-    }
-    return now ? now - 1 : 0;
-}
-
 bool order_pending(const struct target *target)
 {
     if (!target->header)
@@ -536,7 +468,7 @@ size_t order_drain(struct reader *reader, struct target *target, size_t budget)
     if (stacks_init(&target->tables) < 0)
         return 0;
     d.now_stamp = 0;
-    d.horizon = find_horizon(target);
+    d.horizon = horizon_find(target);
     d.stamps_are_times = target->layout.flags & MT_SEGMENT_STAMP_TSC;
     if (!d.stamps_are_times)
         d.now_stamp = stamp_now(target);

@@ -4,6 +4,7 @@
  *   main.c     start and end                       control.c  socket and messages
  *   loop.c     drain, sleep, commit, write
  *   attach.c   segment -> validated layout          order.c    rings -> records in true order
+ *   horizon.c  up to where order is certain
  *   decode.c   words -> typed events                stacks.c   changes of stacks -> nodes
  *   life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
@@ -307,6 +308,9 @@ size_t attach_rings(struct target *target);
 /* order.c. Applies what is published, in true order; at most about budget events. Returns the number of records applied. */
 size_t order_drain(struct reader *reader, struct target *target, size_t budget);
 bool order_pending(const struct target *target);
+
+/* horizon.c. Finds new rings and sets every ring's limit; returns the stamp (inclusive) up to which idle rings are certain. */
+uint64_t horizon_find(struct target *target);
 
 /* decode.c */
 struct decoded {
