@@ -58,6 +58,14 @@ static inline uint64_t mt_clock_tsc_ordered(void)
     __asm__ volatile("isb; mrs %0, cntvct_el0" : "=r"(v)::"memory");
     return v;
 }
+/* Many processors count at 24 to 100 MHz: a block can be freed by one thread and had by another between two ticks. */
+static inline int mt_clock_tsc_is_fine(void)
+{
+    uint64_t hz;
+
+    __asm__("mrs %0, cntfrq_el0" : "=r"(hz));
+    return hz >= UINT64_C(1000000000);
+}
 #define MT_CLOCK_HAS_TSC 1
 #else
 static inline uint64_t mt_clock_tsc(void)
@@ -67,6 +75,10 @@ static inline uint64_t mt_clock_tsc(void)
 static inline uint64_t mt_clock_tsc_ordered(void)
 {
     return mt_clock_monotonic_ns();
+}
+static inline int mt_clock_tsc_is_fine(void)
+{
+    return 0;
 }
 #define MT_CLOCK_HAS_TSC 0
 #endif

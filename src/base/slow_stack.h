@@ -12,6 +12,8 @@
 
 #if defined(__x86_64__)
 #include "base/arch/x86_64/call_on.h"
+#elif defined(__aarch64__)
+#include "base/arch/aarch64/call_on.h"
 #endif
 
 #define MT_SLOW_STACK_BYTES 131072u

@@ -15,7 +15,7 @@
 #include <link.h>
 
 #ifndef __WCLONE
-#define __WCLONE 0x80000000
+#define __WALL 0x40000000
 #endif
 #define REPLY_TIMEOUT_MS 10000
 #define PATH_BYTES 4096u
@@ -238,15 +238,11 @@ static void exec_reader(const char *path, int fd, char **environment, char **scr
 
 static long raw_fork(unsigned long exit_signal)
 {
-#if defined(__x86_64__)
     return mt_sys5(SYS_clone, exit_signal, 0, 0, 0, 0);
-#else
-    return mt_sys5(SYS_clone, exit_signal, 0, 0, 0, 0);
-#endif
 }
 
 /*
- * Double fork: the reader is nobody's child. The child in between announces its end by no signal, and is waited for by its kind (__WCLONE), so
+ * Double fork: the reader is nobody's child. The child in between announces its end by no signal, and is waited for by its kind (__WALL), so
  * the target's own wait() never sees it. The parameters are on the stack: the state pages are wiped in the child.
  */
 static int spawn_reader(int *ret_fd)
@@ -274,6 +270,8 @@ static int spawn_reader(int *ret_fd)
         return (int)r;
     }
     child = raw_fork(0);
+    if (child == -EINVAL) /* a user-mode emulator, which knows no other fork: the target could see this one */
+        child = raw_fork(SIGCHLD);
     if (child == 0) {
         if (raw_fork(SIGCHLD) == 0)
             exec_reader(path, pair[1], environment, scratch);
@@ -282,7 +280,7 @@ static int spawn_reader(int *ret_fd)
     mt_sys_close(pair[1]);
     if (child > 0)
         do
-            r = mt_sys4(SYS_wait4, child, &status, (int)__WCLONE, NULL);
+            r = mt_sys4(SYS_wait4, child, &status, (int)__WALL, NULL);
         while (r == -EINTR);
     mt_sys_unmap(scratch, bytes);
     if (child < 0) {

@@ -85,7 +85,7 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
 /* ---- wrappers -------------------------------------------------------------------------------------------------- */
 
 /* While the real call runs, the unwind rule of its caller can come into the processor's cache. */
-#define EXPECT_CAPTURE() mt_stack_prefetch(&mt_state.stack, ((uintptr_t *)__builtin_frame_address(0))[1] - 1)
+#define EXPECT_CAPTURE() mt_stack_prefetch(&mt_state.stack, MT_CALLER_PC())
 
 /* A foreign allocator maps memory through the hooks of mapping.c: those mappings are its backing. The C library's own does not. */
 #define REAL_CALL(real, call)                                                                                          \

@@ -110,7 +110,7 @@ static bool clocksource_is_tsc(void)
      * counter too, scaled per virtual machine. */
     return n >= 3 && (memcmp(name, "tsc", 3) == 0 || memcmp(name, "kvm", 3) == 0);
 #else
-    return MT_CLOCK_HAS_TSC;
+    return mt_clock_tsc_is_fine();
 #endif
 }
 

@@ -12,13 +12,13 @@ static MT_ALWAYS_INLINE bool step(
     struct mt_stack *stack, struct mt_stack_thread *thread, mt_rule rule, struct mt_registers *r)
 {
     uintptr_t cfa;
-    int64_t bp_bytes;
+    int64_t ra_bytes = mt_rule_ra_bytes(rule), bp_bytes;
 
     if (mt_rule_kind(rule) != MT_RULE_SP && mt_rule_kind(rule) != MT_RULE_BP)
         return false;
     cfa = (mt_rule_kind(rule) == MT_RULE_SP ? r->sp : r->bp) + (uintptr_t)mt_rule_cfa_bytes(rule);
     bp_bytes = mt_rule_bp_bytes(rule);
-    if (MT_UNLIKELY(cfa <= r->sp || !mt_stack_readable(stack, thread, cfa - sizeof(uintptr_t))))
+    if (MT_UNLIKELY(!ra_bytes || cfa <= r->sp || !mt_stack_readable(stack, thread, cfa + (uintptr_t)ra_bytes)))
         return false;
     if (bp_bytes) {
         if (MT_UNLIKELY(!mt_stack_readable(stack, thread, cfa + (uintptr_t)bp_bytes)))
@@ -26,7 +26,7 @@ static MT_ALWAYS_INLINE bool step(
         r->bp = *(const uintptr_t *)(cfa + (uintptr_t)bp_bytes);
     }
     r->sp = cfa;
-    r->pc = *(const uintptr_t *)(cfa - sizeof(uintptr_t)) - 1;
+    r->pc = mt_code_address(*(const uintptr_t *)(cfa + (uintptr_t)ra_bytes)) - 1;
     return true;
 }
 

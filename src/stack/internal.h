@@ -6,14 +6,7 @@
 
 #include "stack/stack.h"
 
-/*
- * A rule, packed so that it is read and replaced in one access:
- *   bits 0-2    kind
- *   bits 3-12   where the frame pointer is saved, in words from the CFA (signed; 0: not saved, keep it)
- *   bits 13-31  offset of the CFA from its register, in words (signed)
- *   bits 32-63  frame id
- * A frame that does not fit is COMPLEX.
- */
+/* How the frame outside of this one is found. What does not fit into a rule (arch/rules.h) is COMPLEX. */
 enum mt_rule_kind {
     MT_RULE_NONE = 0, /* not known: learn it */
     MT_RULE_SP,       /* CFA = sp + offset; this and the next two fit two bits */
@@ -27,53 +20,31 @@ enum mt_rule_kind {
 
 typedef uint64_t mt_rule;
 
-static inline mt_rule mt_rule_make(enum mt_rule_kind kind, int64_t bp_words, int64_t cfa_words, uint32_t frame)
-{
-    return (uint64_t)kind | ((uint64_t)(bp_words & 0x3ff) << 3) | ((uint64_t)(cfa_words & 0x7ffff) << 13) |
-           ((uint64_t)frame << 32);
-}
-
-static inline bool mt_rule_fits(int64_t bp_words, int64_t cfa_words)
-{
-    return bp_words >= -512 && bp_words < 512 && cfa_words >= -262144 && cfa_words < 262144;
-}
-
-static inline enum mt_rule_kind mt_rule_kind(mt_rule rule)
-{
-    return (enum mt_rule_kind)(rule & 7);
-}
-
-static inline int64_t mt_rule_bp_bytes(mt_rule rule)
-{
-    return ((int64_t)(rule << 51) >> 54) * (int64_t)sizeof(uintptr_t);
-}
-
-static inline int64_t mt_rule_cfa_bytes(mt_rule rule)
-{
-    return ((int64_t)(rule << 32) >> 45) * (int64_t)sizeof(uintptr_t);
-}
-
-static inline uint32_t mt_rule_frame(mt_rule rule)
-{
-    return (uint32_t)(rule >> 32);
-}
-
-/* What learn.c finds out about a pc; the frame is added by rule.c. */
+/* What learn.c finds out about a pc; the frame is added by rule.c. Words of 8 bytes. */
 struct mt_learnt {
     enum mt_rule_kind kind;
-    int64_t bp_words, cfa_words;
+    int64_t cfa_words; /* the CFA from its register */
+    int64_t ra_words;  /* the return address from the CFA; 0: it is in the link register */
+    int64_t bp_words;  /* the saved frame pointer from the CFA; 0: not saved */
 };
+
+#include "stack/arch/rules.h"
+
+/* A frame record of the plain kind, at which step_by_frame_pointer() of walk.c looks. */
+#define MT_LEARNT_CUT ((struct mt_learnt){MT_RULE_CUT, 2, -1, -2})
 
 /* ---- rule.c: all but the look-up under the lock ---- */
 int mt_rules_init(struct mt_stack *stack);
 mt_rule mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc); /* what mt_rule_get does on a miss of its cache */
+/* The same as mt_is_signal_trampoline(), where it is not known that the code can be read. */
+bool mt_is_foreign_trampoline(uintptr_t pc);
 void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end);
 
 /*
  * In front of the table: common rules in one word each, eight to a cache line, found by their only possible place. The pc, of 48 bits, times an
  * odd constant is a permutation: its upper bits are the place, and the lower ones, kept in the entry, tell the pc from all others. Any
  * thread writes where there is nothing yet; what has no place here is in the table.
- *   bits 0-1 kind (SP, BP or END), 2-5 bp words (negated), 6-14 CFA words, 15-29 frame, 30-63 lower bits of the product
+ *   bits 0-29 the packed rule (kind SP, BP or END in bits 0-1), 30-63 lower bits of the product
  */
 /* The rule of a pc; any thread; learns it on a miss. */
 static MT_ALWAYS_INLINE mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc)
@@ -82,21 +53,25 @@ static MT_ALWAYS_INLINE mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc
     uint64_t entry = mt_load_relaxed(&stack->front[product >> MT_FRONT_TAG_BITS]);
 
     if (MT_LIKELY((entry >> (64 - MT_FRONT_TAG_BITS)) == (product & (UINT64_MAX >> (64 - MT_FRONT_TAG_BITS))) && (entry & 3) && !(pc >> 48)))
-        return mt_rule_make((enum mt_rule_kind)(entry & 3), -(int64_t)((entry >> 2) & 15), (int64_t)((entry >> 6) & 511),
-            (uint32_t)(entry >> 15) & 0x7fff);
+        return mt_rule_unpack(entry);
     return mt_rule_get_slowly(stack, pc);
 }
 
 /* ---- learn.c: under the lock, with mt_stack_internal set ---- */
 void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt);
 
-/*
- * Unwinds the calling thread's stack by libunwind alone, from here; calls visit for each frame outside of memtrace, beginning with the one
- * whose registers are `from` (the pc to look up, exact or return address - 1). visit returns false to stop.
- */
+/* ---- libunwind.c: the same ---- */
 /* libunwind was looked for and is not there: stacks stay one frame deep. */
 bool mt_unwinder_hopeless(void);
 
+/* Whether there is call frame information for a pc. */
+bool mt_unwind_knows(uintptr_t pc);
+
+/*
+ * Unwinds the calling thread's stack by libunwind alone, from here; calls visit for each frame outside of memtrace, beginning with the one
+ * whose registers are `from` (the pc to look up, exact or return address - 1). visit returns false to stop. -ESRCH: it did not come to the
+ * stack's end.
+ */
 typedef bool mt_unwind_visit(void *context, uintptr_t pc);
 int mt_unwind_by_libunwind(const struct mt_registers *from, bool cached, mt_unwind_visit *visit, void *context);
 /* After a dlclose: empties the cache that the above uses if it is to. */
@@ -121,11 +96,16 @@ void mt_memo_finish(struct mt_memo *memo);
 bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
     struct mt_stack_change *ret_change);
 
-/* ---- walk.c ---- */
+/* ---- thread.c ---- */
 bool mt_stack_extend_ranges(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address);
 
 /* Room for that many frames in thread->frames. */
 bool mt_stack_grow_frames(struct mt_stack *stack, struct mt_stack_thread *thread, size_t count);
+
+bool mt_stack_grow_buffer(struct mt_stack *stack, struct mt_stack_buffer *buffer);
+
+/* Makes the first `count` frames of thread->walked the thread's last stack. */
+struct mt_stack_change mt_stack_change_to(struct mt_stack *stack, struct mt_stack_thread *thread, uint32_t count);
 
 /* Whether the aligned word at address may be read. */
 static MT_ALWAYS_INLINE bool mt_stack_readable(struct mt_stack *stack, struct mt_stack_thread *thread, uintptr_t address)

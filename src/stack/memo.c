@@ -103,11 +103,11 @@ static MT_ALWAYS_INLINE bool step(struct mt_stack *stack, struct mt_stack_thread
     struct mt_registers *r, struct mt_memo_state *s)
 {
     uintptr_t cfa = (mt_rule_kind(rule) == MT_RULE_SP ? r->sp : r->bp) + (uintptr_t)mt_rule_cfa_bytes(rule);
-    int64_t bp_bytes = mt_rule_bp_bytes(rule);
+    int64_t ra_bytes = mt_rule_ra_bytes(rule), bp_bytes = mt_rule_bp_bytes(rule);
 
-    if (MT_UNLIKELY(cfa <= r->sp || !mt_stack_readable(stack, thread, cfa - sizeof(uintptr_t))))
+    if (MT_UNLIKELY(!ra_bytes || cfa <= r->sp || !mt_stack_readable(stack, thread, cfa + (uintptr_t)ra_bytes)))
         return false;
-    s->ra_slot = (const uintptr_t *)(cfa - sizeof(uintptr_t));
+    s->ra_slot = (const uintptr_t *)(cfa + (uintptr_t)ra_bytes);
     s->ra = *s->ra_slot;
     s->bp_slot = NULL;
     if (bp_bytes) {
@@ -117,7 +117,7 @@ static MT_ALWAYS_INLINE bool step(struct mt_stack *stack, struct mt_stack_thread
         r->bp = *s->bp_slot;
     }
     r->sp = cfa;
-    r->pc = s->ra - 1;
+    r->pc = mt_code_address(s->ra) - 1;
     return s->ra != 0;
 }
 
@@ -215,8 +215,8 @@ bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, con
             s->ra = *s->ra_slot;
             if (!s->ra)
                 return false;
-            r.pc = s->ra - 1;
-            r.sp = (uintptr_t)(s->ra_slot + 1);
+            r.pc = mt_code_address(s->ra) - 1;
+            r.sp = (uintptr_t)s->ra_slot - (uintptr_t)mt_rule_ra_bytes(s->rule);
             kept = stop;
             continue;
         }

@@ -11,10 +11,6 @@
 
 #include "base/slow_stack.h"
 
-#if defined(__x86_64__)
-#include "stack/arch/x86_64/registers.h"
-#endif
-
 struct entry {
     uint64_t pc;
     uint64_t rule;
@@ -114,9 +110,15 @@ static uint32_t cut_frame(struct mt_stack *stack)
     return stack->cut_frame;
 }
 
+/* Where there is no vdso (an emulated processor), the trampoline is in no object. */
+bool mt_is_foreign_trampoline(uintptr_t pc)
+{
+    return mt_sys_readable((const void *)(pc + 1)) && mt_sys_readable((const void *)(pc + 9)) && mt_is_signal_trampoline(pc);
+}
+
 static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
 {
-    struct mt_learnt learnt = {MT_RULE_CUT, 0, 0};
+    struct mt_learnt learnt = MT_LEARNT_CUT;
     struct mt_frame frame = {0, 0, 0};
     uint32_t frame_id;
     uintptr_t bias;
@@ -124,30 +126,28 @@ static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
     frame.module = mt_module_of(stack, pc, &bias);
     if (frame.module == 0) {
         /* No object: compiled at run time, or a wild pc. Most such code keeps frame pointers: the walk tries (walk.c). */
-        return mt_rule_make(MT_RULE_CUT, -2, 2, cut_frame(stack));
+        if (mt_is_foreign_trampoline(pc))
+            learnt.kind = MT_RULE_SIGNAL;
+        return mt_rule_make(&learnt, cut_frame(stack));
     }
     frame.offset = pc - bias;
     if (!mt_stack_unwinder_loaded())
         learnt.kind = mt_unwinder_hopeless() ? MT_RULE_END : MT_RULE_ALONE;
-#if defined(__x86_64__)
     else if (mt_is_signal_trampoline(pc))
         learnt.kind = MT_RULE_SIGNAL;
-#endif
     else
         mt_learn(pc, &learnt);
     /* The loader's entry point has no call frame information, and nothing outside of it. */
     if (learnt.kind == MT_RULE_CUT && mt_is_loader(pc))
         learnt.kind = MT_RULE_END;
     /* Code without the information is mostly generated (V8's builtins), and keeps frame pointers: the walk tries. */
-    if (learnt.kind == MT_RULE_CUT) {
-        learnt.bp_words = -2;
-        learnt.cfa_words = 2;
-    }
+    if (learnt.kind == MT_RULE_CUT)
+        learnt = MT_LEARNT_CUT;
     if (mt_writer_add_frame(stack->writer, &frame, &frame_id) < 0) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
-        return mt_rule_make(learnt.kind, learnt.bp_words, learnt.cfa_words, cut_frame(stack));
+        return mt_rule_make(&learnt, cut_frame(stack));
     }
-    return mt_rule_make(learnt.kind, learnt.bp_words, learnt.cfa_words, frame_id);
+    return mt_rule_make(&learnt, frame_id);
 }
 
 struct missed {
@@ -186,14 +186,10 @@ static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)
 /* Puts a rule into the cache in front of the table, if it fits and the place is free. */
 static void put_in_front(struct mt_stack *stack, uintptr_t pc, mt_rule rule)
 {
-    uint64_t product = mt_front_product(pc), *entry = &stack->front[product >> MT_FRONT_TAG_BITS];
-    int64_t bp_words = -mt_rule_bp_bytes(rule) / (int64_t)sizeof(uintptr_t), cfa_words = mt_rule_cfa_bytes(rule) / (int64_t)sizeof(uintptr_t);
-    enum mt_rule_kind kind = mt_rule_kind(rule);
+    uint64_t product = mt_front_product(pc), *entry = &stack->front[product >> MT_FRONT_TAG_BITS], packed = mt_rule_pack(rule);
 
-    if ((kind == MT_RULE_SP || kind == MT_RULE_BP || kind == MT_RULE_END) && bp_words >= 0 && bp_words < 16 && cfa_words >= 0 &&
-        cfa_words < 512 && mt_rule_frame(rule) < 0x8000 && !(pc >> 48) && !mt_load_relaxed(entry))
-        mt_store_relaxed(entry, (product << (64 - MT_FRONT_TAG_BITS)) | (uint64_t)mt_rule_frame(rule) << 15 | (uint64_t)cfa_words << 6 |
-                (uint64_t)bp_words << 2 | kind);
+    if (packed && !(pc >> 48) && !mt_load_relaxed(entry))
+        mt_store_relaxed(entry, (product << (64 - MT_FRONT_TAG_BITS)) | packed);
 }
 
 mt_rule MT_NOINLINE mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc)

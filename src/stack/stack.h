@@ -2,12 +2,19 @@
  * stack: capture. Turns the registers of a hooked call into the calling thread's stack, as a list of frame ids and where it differs from
  * the thread's last one.
  *
- *   rule.c    pc -> unwind rule: the cache, and what happens on a miss
- *   learn.c   asks libunwind (remote flavour, made-up registers, token memory) for a rule, once per pc
- *   module.c  pc -> module: the table in the segment, build-ids
- *   memo.c    a thread's previous stack, verified instead of walked again
- *   walk.c    applies rules from the innermost frame outwards, reading only verified stack memory
- *   arch/     registers, signal frames
+ *   rule.c       pc -> unwind rule: the cache, and what happens on a miss
+ *   module.c     pc -> module: the table in the segment, build-ids
+ *   libunwind.c  loads it, and steps by it over the calling thread's stack
+ *   thread.c     a thread's buffers, its last stack, and which memory may be read
+ *   arch/        what hangs on the processor: registers, the packing of rules, signal frames
+ *
+ * Capture where the processor has a folder in arch/ (-Dunwinder=rules):
+ *   learn.c      asks libunwind (made-up registers, token memory) for a rule, once per pc
+ *   memo.c       a thread's previous stack, verified instead of walked again
+ *   walk.c       applies rules from the innermost frame outwards, reading only verified stack memory
+ *
+ * Capture anywhere else (-Dunwinder=libunwind), at about a microsecond a frame:
+ *   generic.c    libunwind steps through each stack; a rule is then no more than a pc's frame id
  *
  * Exactness: a rule is a function of the pc alone (that is what call frame information is), so a walk by cached rules
  * gives the stack that libunwind gives. MEMTRACE_VERIFY=1 checks it capture by capture.
@@ -25,22 +32,8 @@
 
 #include "base/base.h"
 #include "base/lock.h"
+#include "stack/arch/registers.h"
 #include "wire/writer.h"
-
-/* Registers from which a stack is walked: of the hooked function's caller, right after its call instruction. */
-struct mt_registers {
-    uintptr_t pc; /* the address to look up: return address - 1 */
-    uintptr_t sp; /* stack pointer after the return */
-    uintptr_t bp; /* frame pointer register in the caller */
-};
-
-/* The caller of the function in which this is used; that function must keep a frame pointer. */
-#define MT_CALLER_REGISTERS()                                                                                          \
-    ((struct mt_registers){                                                                                            \
-        ((uintptr_t *)__builtin_frame_address(0))[1] - 1,                                                              \
-        (uintptr_t)__builtin_frame_address(0) + 2 * sizeof(uintptr_t),                                                 \
-        ((uintptr_t *)__builtin_frame_address(0))[0],                                                                  \
-    })
 
 struct mt_rule_table;
 struct mt_module_table;

@@ -32,6 +32,7 @@
 #define TEXT_CAPACITY (256u << 20)
 #define DATA_BYTES (UINT64_C(12) << 30)
 #define SCALE_MAX 256u
+#define SCALE_WHOLE 16u
 #define SMALL_WINDOW_BYTES (64u << 10)
 #define DIR_OFFSET MT_PAGE_BYTES
 #define HEAD_BYTES (MT_PAGE_BYTES + RING_DIR_CAPACITY * sizeof(uint64_t))
@@ -64,7 +65,7 @@ static uint64_t lay_out(struct mt_segment_header *h, uint64_t scale)
     return at;
 }
 
-static int create_file(struct mt_segment_header *h, int *ret_fd)
+static int create_file(struct mt_segment_header *h, uint64_t least_scale, int *ret_fd)
 {
     uint64_t limit = UINT64_MAX, reader_room = UINT64_MAX;
     struct rlimit rl;
@@ -78,7 +79,7 @@ static int create_file(struct mt_segment_header *h, int *ret_fd)
     fd = (int)mt_sys2(SYS_memfd_create, "memtrace", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return fd;
-    for (uint64_t scale = 1; scale <= SCALE_MAX; scale *= 4) {
+    for (uint64_t scale = least_scale; scale <= SCALE_MAX; scale *= 4) {
         uint64_t bytes = lay_out(h, scale);
 
         /* Beyond RLIMIT_FSIZE the call would raise SIGXFSZ: never ask. */
@@ -130,30 +131,61 @@ static void make_anchors(struct mt_writer *w, int fd)
     }
 }
 
+/*
+ * Creates the file and maps its head, from which windows are stretched later, without a descriptor. Where that kind of mremap is not to be had
+ * (user-mode emulators), a smaller file is mapped as a whole.
+ */
+static int open_file(struct mt_writer *w, struct mt_segment_header *layout, int *ret_fd)
+{
+    for (uint64_t scale = 1; scale <= SCALE_WHOLE; scale *= SCALE_WHOLE) {
+        uint64_t bytes = HEAD_BYTES;
+        char *head, *stretched;
+        int fd, r;
+
+        r = create_file(layout, scale, &fd);
+        if (r < 0)
+            return r;
+        if (scale == SCALE_WHOLE)
+            bytes = layout->file_bytes;
+        head = (char *)mt_sys6(SYS_mmap, 0, (long)bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+        if (mt_sys_is_error(head)) {
+            mt_sys_close(fd);
+            return (int)(intptr_t)head;
+        }
+        stretched = scale == 1 ? (char *)mt_sys4(SYS_mremap, head, 0, MT_PAGE_BYTES, MREMAP_MAYMOVE) : NULL;
+        if (mt_sys_is_error(stretched)) {
+            mt_sys_unmap(head, bytes);
+            mt_sys_close(fd);
+            continue;
+        }
+        if (stretched)
+            mt_sys_unmap(stretched, MT_PAGE_BYTES);
+        shield(head, bytes);
+        w->header = (struct mt_segment_header *)head;
+        w->mapped_bytes = bytes;
+        *ret_fd = fd;
+        return 0;
+    }
+    return -ENOSYS;
+}
+
 int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
 {
     struct mt_segment_header layout;
     struct mt_module unknown;
     struct mt_writer w;
     uint32_t id;
-    char *head;
     int fd, r;
 
     memset(&layout, 0, sizeof layout);
     memset(&w, 0, sizeof w);
-    r = create_file(&layout, &fd);
+    r = open_file(&w, &layout, &fd);
     if (r < 0)
         return r;
-    head = (char *)mt_sys6(SYS_mmap, 0, HEAD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (mt_sys_is_error(head)) {
-        mt_sys_close(fd);
-        return (int)(intptr_t)head;
-    }
-    shield(head, HEAD_BYTES);
-    w.header = (struct mt_segment_header *)head;
-    w.ring_dir = (uint64_t *)(head + DIR_OFFSET);
+    w.ring_dir = (uint64_t *)((char *)w.header + DIR_OFFSET);
     *w.header = layout;
-    make_anchors(&w, fd);
+    if (w.mapped_bytes == HEAD_BYTES)
+        make_anchors(&w, fd);
     w.header->version = MT_WIRE_VERSION;
     w.header->flags = flags;
     w.header->pid = mt_sys_getpid();
@@ -177,23 +209,23 @@ int mt_writer_create(struct mt_writer *ret_writer, uint32_t flags, int *ret_fd)
     return 0;
 }
 
-static void drop_window(struct mt_window *window)
+static void drop_window(const struct mt_writer *writer, struct mt_window *window)
 {
-    if (window->base)
+    if (window->base && writer->mapped_bytes == HEAD_BYTES)
         mt_sys_unmap(window->base, window->size_bytes);
     memset(window, 0, sizeof *window);
 }
 
 void mt_writer_destroy(struct mt_writer *writer)
 {
-    drop_window(&writer->modules);
-    drop_window(&writer->strings);
-    drop_window(&writer->frames);
-    drop_window(&writer->codes);
-    drop_window(&writer->texts);
+    drop_window(writer, &writer->modules);
+    drop_window(writer, &writer->strings);
+    drop_window(writer, &writer->frames);
+    drop_window(writer, &writer->codes);
+    drop_window(writer, &writer->texts);
     lift_anchors(writer);
     if (writer->header)
-        mt_sys_unmap(writer->header, HEAD_BYTES);
+        mt_sys_unmap(writer->header, writer->mapped_bytes);
     memset(writer, 0, sizeof *writer);
 }
 
@@ -205,6 +237,8 @@ void *mt_writer_map(struct mt_writer *writer, uint64_t offset, uint64_t size_byt
 
     if (offset + size_bytes > writer->header->file_bytes)
         return NULL;
+    if (offset + size_bytes <= writer->mapped_bytes && writer->mapped_bytes != HEAD_BYTES)
+        return (char *)writer->header + offset;
     for (size_t i = 1; i < MT_WRITER_ANCHORS; i++)
         if (writer->anchors[i].base && writer->anchors[i].offset <= offset)
             anchor = &writer->anchors[i];
@@ -231,7 +265,7 @@ static void *through(struct mt_writer *writer, struct mt_window *window, uint64_
         next.base = mt_writer_map(writer, next.offset, next.size_bytes);
         if (!next.base)
             return NULL;
-        drop_window(window);
+        drop_window(writer, window);
         *window = next;
     }
     return window->base + (at - window->offset);

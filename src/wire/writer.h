@@ -25,6 +25,7 @@ struct mt_writer {
     struct mt_segment_header *header;
     uint64_t *ring_dir; /* first MT_WRITER_DIR_BYTES of the directory, mapped with the header */
     struct mt_window modules, strings, frames, codes, texts;
+    uint64_t mapped_bytes; /* at header: the head, or, where windows cannot be stretched, all of the file */
     struct mt_window anchors[MT_WRITER_ANCHORS]; /* where further windows are stretched from, by offset: the head, a page of each table */
 };
 

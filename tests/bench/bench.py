@@ -61,8 +61,11 @@ def works(build, quick):
         "sqlite3": Work(lambda f: work.sqlite(f, 600000 // scale)),
         "jq": Work(lambda f: work.jq(f, 200000 // scale)),
         "cc1": Work(lambda f: work.cc1(f, 400 // scale)),
-        "sphinx": Work(lambda f: work.sphinx(f, 60 // scale), seed),
-        "sphinx-malloc": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, **malloc}),
+        # What heaptrack records, calls of malloc with native stacks; then with Python's frames, then with every object.
+        "sphinx": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "off"}),
+        "sphinx-malloc": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, **malloc, "MEMTRACE_PYTHON": "off"}),
+        "sphinx-frames": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "frames"}),
+        "sphinx-objects": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "objects"}),
         "redis": redis(50000 // scale),
     }
     for threads in (1, 2, 4, 8):

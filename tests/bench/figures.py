@@ -93,7 +93,7 @@ def acceptance(rows, micro):
             say(f"{name}, geometric mean", geometric_mean([max(v, 0.001) for v in known.values()]), mean_wanted)
             worst = max(known, key=known.get)
             say(f"{name}, worst work", f"{known[worst]:.3f} ({worst})", worst_wanted or mean_wanted)
-    for name, wanted in (("sphinx", 1.05), ("cc1", 1.12), ("sqlite3", 1.3)):
+    for name, wanted in (("sphinx", 1.05), ("cc1", 1.12), ("sqlite3", 1.3), ("sphinx-frames", 1.08), ("sphinx-objects", 1.35)):
         if name in by_name:
             say(f"{name}: wall time against plain", by_name[name]["modes"]["memtrace"]["wall_ratio"], f"at most {wanted}")
     if rows:

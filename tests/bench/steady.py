@@ -14,6 +14,8 @@ import subprocess
 import tempfile
 import time
 
+import tree
+
 LOCKING = re.compile(r"^\s+([0-9a-f]+):\s+(?:lock |xchg .*\()", re.M)
 
 
@@ -73,7 +75,7 @@ def check(build, quick):
         return result
     with tempfile.TemporaryDirectory(prefix="memtrace-bench-") as folder:
         program = subprocess.Popen([f"{build}/tests/bench/churn", "2", "4000000000", "20", "local"], stdout=subprocess.DEVNULL,
-                                   env={**os.environ, "LD_PRELOAD": library, "MEMTRACE_DB": f"{folder}/bench.db"})
+                                   env={**tree.clean_environment(), "LD_PRELOAD": library, "MEMTRACE_DB": f"{folder}/bench.db"})
         start = time.monotonic()
         time.sleep(1)
         result["futex_calls"] = futex_calls(program.pid, seconds)

@@ -55,6 +55,10 @@ def proportional_set(pid):
         return 0
 
 
+def clean_environment():
+    return {k: v for k, v in os.environ.items() if not k.startswith("MEMTRACE_") and k != "LD_PRELOAD"}
+
+
 class Watch(threading.Thread):
     """Looks at the running processes: for the CPU clock of a target that is not our child, and for memory."""
 
@@ -99,7 +103,7 @@ class Tree:
     @staticmethod
     def spawn(argv, environment):
         null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        return os.posix_spawnp(argv[0], argv, {**os.environ, **environment}, file_actions=null)
+        return os.posix_spawnp(argv[0], argv, {**clean_environment(), **environment}, file_actions=null)
 
     def run(self, argv, environment, program, drivers=(), direct=True, memory=False):
         """program: the target's executable file. direct: it is our own child, so its CPU time is known to the end; else it is the last value seen of

@@ -6,7 +6,7 @@ import harness
 from harness import target
 
 
-WAYS = ("preload", "run")
+WAYS = os.environ.get("MT_WAYS", "preload run").split()
 
 
 class GroundTruth(harness.Case):
@@ -137,6 +137,18 @@ class GroundTruth(harness.Case):
                 at = next(i for i, f in enumerate(frames) if name in f)
                 self.assertIn("visit", frames[at + 1])
                 self.assertIn("main", frames[at + 2])
+
+    def test_signal_in_a_leaf_function(self):
+        for verify in ("0", "1"):
+            self.db = f"{self.folder}/{verify}.db"
+            result = self.trace(target("leaf"), env={"MEMTRACE_VERIFY": verify})
+            self.assertComplete(result)
+            rows = result.query("SELECT allocated_blocks, stack FROM top_allocators WHERE function = 'on_alarm'")
+            self.assertEqual(sum(r["allocated_blocks"] for r in rows), 3)
+            for r in rows:
+                frames = r["stack"].split(";")
+                self.assertEqual(frames[0], "on_alarm")
+                self.assertEqual(frames[2:5], ["spin", "wait_for", "main"])  # behind the signal trampoline
 
     def test_switched_stacks(self):
         """Whole stacks, each to its root, though the thread hops between them."""

@@ -153,8 +153,8 @@ class Library(harness.Case):
 
     def test_imports(self):
         """What the library may ask of the C library: nothing that allocates, prints, buffers or ends the process."""
-        allowed = set("""__cxa_finalize __stack_chk_fail __tls_get_addr __errno_location _dl_find_object dl_iterate_phdr dlsym dlvsym
-            dlopen dlclose dlerror environ __environ program_invocation_name getauxval getenv secure_getenv
+        allowed = set("""__cxa_finalize __stack_chk_fail __tls_get_addr __errno_location _dl_find_object dl_iterate_phdr dlinfo dlsym dlvsym
+            dlopen dlclose dlerror environ __environ program_invocation_name getauxval getcontext getenv secure_getenv
             memcpy memmove memset memcmp memchr memrchr strlen strnlen strcmp strncmp strchr strrchr strstr strcspn strspn
             __memcpy_chk __memset_chk __memmove_chk stpcpy
             __gmon_start__ _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable __register_atfork pthread_atfork

@@ -1,51 +1,24 @@
-/* Registers, signal frames and the choice of libunwind's library for x86-64. */
+/* A caller's registers on x86-64. See stack/arch/registers.h. */
 #ifndef MT_STACK_ARCH_X86_64_REGISTERS_H
 #define MT_STACK_ARCH_X86_64_REGISTERS_H
 
-#include <string.h>
-#include <ucontext.h>
+#include <stdint.h>
 
-#include "stack/stack.h"
-
-#define MT_UNWIND_LIBRARY "libunwind-x86_64.so.8"
-#define MT_UNWIND_SYMBOL(name) "_Ux86_64_" #name
-
-/* All that unwinding may need, as it is in the calling function. */
-struct mt_full_registers {
-    uint64_t value[17]; /* by DWARF number: rax rdx rcx rbx rsi rdi rbp rsp r8-r15 rip */
+/* Registers from which a stack is walked: of the hooked function's caller, right after its call instruction. */
+struct mt_registers {
+    uintptr_t pc; /* the address to look up: return address - 1 */
+    uintptr_t sp; /* stack pointer after the return */
+    uintptr_t bp; /* frame pointer register in the caller */
 };
 
-#define MT_REG_RBX 3
-#define MT_REG_RBP 6
-#define MT_REG_RSP 7
-#define MT_REG_RIP 16
+/* The caller of the function in which this is used; that function must keep a frame pointer. */
+#define MT_CALLER_REGISTERS()                                                                                          \
+    ((struct mt_registers){                                                                                            \
+        ((uintptr_t *)__builtin_frame_address(0))[1] - 1,                                                              \
+        (uintptr_t)__builtin_frame_address(0) + 2 * sizeof(uintptr_t),                                                 \
+        ((uintptr_t *)__builtin_frame_address(0))[0],                                                                  \
+    })
 
-#define MT_FULL_REGISTERS(out)                                                                                         \
-    __asm__ volatile("movq %%rbx, 24(%0); movq %%rbp, 48(%0); movq %%rsp, 56(%0);"                                     \
-                     "movq %%r12, 96(%0); movq %%r13, 104(%0); movq %%r14, 112(%0); movq %%r15, 120(%0);"              \
-                     "leaq 0(%%rip), %%rax; movq %%rax, 128(%0)"                                                       \
-                     :                                                                                                 \
-                     : "r"((out)->value)                                                                               \
-                     : "rax", "memory")
-
-/* Whether pc + 1 is the kernel's signal return trampoline: mov $15, %rax; syscall (the ABI's rt_sigreturn). The return address of a
- * handler is the trampoline's first byte, so pc is one less. */
-static inline bool mt_is_signal_trampoline(uintptr_t pc)
-{
-    static const unsigned char code[] = {0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05};
-
-    return memcmp((const void *)(pc + 1), code, sizeof code) == 0;
-}
-
-/* In the trampoline's frame sp points to the ucontext; gives the interrupted registers (pc exact). */
-static inline void mt_signal_registers(const struct mt_registers *trampoline, struct mt_registers *ret_interrupted)
-{
-    const ucontext_t *uc = (const ucontext_t *)trampoline->sp;
-
-    ret_interrupted->pc = (uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
-    ret_interrupted->sp = (uintptr_t)uc->uc_mcontext.gregs[REG_RSP];
-    ret_interrupted->bp = (uintptr_t)uc->uc_mcontext.gregs[REG_RBP];
-}
-#define MT_SIGNAL_FRAME_BYTES sizeof(ucontext_t)
+#define MT_CALLER_PC() (((uintptr_t *)__builtin_frame_address(0))[1] - 1)
 
 #endif

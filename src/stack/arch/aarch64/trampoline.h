@@ -1,0 +1,19 @@
+/* The signal return trampoline of aarch64. See stack/arch/rules.h. */
+#ifndef MT_STACK_ARCH_AARCH64_TRAMPOLINE_H
+#define MT_STACK_ARCH_AARCH64_TRAMPOLINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Whether pc + 1 is the kernel's signal return trampoline: mov x8, #139; svc #0 (the ABI's rt_sigreturn). The return address of a
+ * handler is the trampoline's first byte, so pc is one less. */
+static inline bool mt_is_signal_trampoline(uintptr_t pc)
+{
+    static const unsigned char code[] = {0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4};
+
+    return memcmp((const void *)(pc + 1), code, sizeof code) == 0;
+}
+#define MT_HAS_SIGNAL_TRAMPOLINE 1
+
+#endif
