@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#define FIRST_RING_WORDS (256u << 10) /* 2 MiB: the main thread's */
+#define FIRST_RING_WORDS (512u << 10) /* 4 MiB: the main thread's */
 #define RING_WORDS (64u << 10)        /* 512 KiB */
 #define SMALL_RING_WORDS (16u << 10)  /* 128 KiB, from MANY_RINGS on */
 #define MANY_RINGS 32u

@@ -19,6 +19,7 @@
 #define DONE_WAIT_NS (300 * MS)         /* `memtrace run` waits so long for processes that outlive the root */
 #define FIRST_CHECKPOINT_NS (1000 * MS)
 #define LAST_CHECKPOINT_NS (60000 * MS)
+#define SITES_CHECKPOINT_NS (8000 * MS)
 #define COMMIT_DRAIN_NS (200 * MS)
 enum { ROUND_EVENTS = 1 << 17, FEW_EVENTS = 1 << 14, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
 
@@ -209,7 +210,8 @@ static uint64_t on_clock(struct reader *reader, uint64_t now)
     }
     if (now >= reader->next_checkpoint_ns) {
         if (reader->next_checkpoint_ns && life_any_alive(reader)) {
-            (void)write_all(reader, NULL, true, CHECKPOINT_PATIENCE_MS);
+            /* Callsites are many, and are written as a whole: not in the first seconds, which most programs do not outlive. */
+            (void)write_all(reader, NULL, reader->checkpoint_interval_ns >= SITES_CHECKPOINT_NS, CHECKPOINT_PATIENCE_MS);
             if (reader->checkpoint_interval_ns < LAST_CHECKPOINT_NS)
                 reader->checkpoint_interval_ns *= 2;
         } else {
