@@ -10,19 +10,10 @@
 
 #include <errno.h>
 
+#include "rng.h"
 #include "live/blocks.h"
 
 enum { ADDRESSES = 4000 };
-
-static uint64_t rng_state;
-
-static uint64_t rng(uint64_t below)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return (rng_state >> 8) % below;
-}
 
 static void assert_same(const struct mt_block *a, const struct mt_block *b)
 {

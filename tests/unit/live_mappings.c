@@ -8,21 +8,12 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "rng.h"
 #include "live/live.h"
 
 enum { PAGES = 200, SITES = 6, CALLS_MAX = 20000, THREADS = 2 };
 #define PAGE UINT64_C(4096)
 #define BASE UINT64_C(0x700000000000)
-
-static uint64_t rng_state;
-
-static uint64_t rng(uint64_t below)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return (rng_state >> 8) % below;
-}
 
 /* Which call mapped each page; 0: nobody. A call has a site and is over when none of its pages is left. */
 struct plain {

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "rng.h"
 #include "live/live.h"
 
 enum { SITES = 12, ADDRESSES = 300, THREADS = 3 };
@@ -30,16 +31,6 @@ struct plain {
     uint64_t peak, peak_blocks;
     unsigned sequence[THREADS];
 };
-
-static uint64_t rng_state;
-
-static uint64_t rng(uint64_t below)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return (rng_state >> 8) % below;
-}
 
 static uint64_t plain_total(const struct plain *p, uint64_t *ret_blocks)
 {
