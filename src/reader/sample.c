@@ -44,16 +44,27 @@ int64_t stamp_to_run_ns(const struct reader *reader, const struct target *target
     return (int64_t)(at < limit ? at : limit);
 }
 
+/* What the target's window on a table has left behind: in the segment, but no longer resident in the target. */
+static uint64_t left_behind(uint64_t used_bytes)
+{
+    return used_bytes > MT_TABLE_WINDOW_BYTES ? used_bytes - MT_TABLE_WINDOW_BYTES : 0;
+}
+
 uint64_t sample_overhead(const struct target *target)
 {
+    const struct mt_segment_header *h = target->header;
+    uint64_t bytes = 0, elsewhere;
     struct stat st;
-    uint64_t bytes = 0;
 
-    if (!target->header)
+    if (!h)
         return 0;
     if (fstat(target->segment_fd, &st) == 0)
         bytes = (uint64_t)st.st_blocks * 512;
-    return bytes + mt_load_relaxed(&target->header->private_bytes);
+    elsewhere = left_behind(mt_load_relaxed(&h->module_count) * sizeof(struct mt_module)) +
+                left_behind(mt_load_relaxed(&h->string_used)) +
+                left_behind(mt_load_relaxed(&h->frame_count) * sizeof(struct mt_frame)) +
+                left_behind(mt_load_relaxed(&h->code_count) * sizeof(struct mt_code)) + left_behind(mt_load_relaxed(&h->text_used));
+    return (bytes > elsewhere ? bytes - elsewhere : 0) + mt_load_relaxed(&h->private_bytes);
 }
 
 /* Makes room by dropping every second row that is not in the database yet, and halves the rate. */

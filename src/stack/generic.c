@@ -8,13 +8,13 @@
 
 #include "base/slow_stack.h"
 
-void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt)
+void mt_learn(struct mt_stack *stack, uintptr_t pc, struct mt_learnt *ret_learnt)
 {
     memset(ret_learnt, 0, sizeof *ret_learnt);
-    if (mt_unwind_knows(pc))
+    if (mt_unwind_knows(stack, pc))
         ret_learnt->kind = MT_RULE_COMPLEX;
     else /* The root of a made-up stack is the first byte of a function: see learn.c. */
-        ret_learnt->kind = mt_unwind_knows(pc + 1) ? MT_RULE_END : MT_RULE_CUT;
+        ret_learnt->kind = mt_unwind_knows(stack, pc + 1) ? MT_RULE_END : MT_RULE_CUT;
 }
 
 int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo)

@@ -58,14 +58,14 @@ static MT_ALWAYS_INLINE mt_rule mt_rule_get(struct mt_stack *stack, uintptr_t pc
 }
 
 /* ---- learn.c: under the lock, with mt_stack_internal set ---- */
-void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt);
+void mt_learn(struct mt_stack *stack, uintptr_t pc, struct mt_learnt *ret_learnt);
 
 /* ---- libunwind.c: the same ---- */
 /* libunwind was looked for and is not there: stacks stay one frame deep. */
 bool mt_unwinder_hopeless(void);
 
 /* Whether there is call frame information for a pc. */
-bool mt_unwind_knows(uintptr_t pc);
+bool mt_unwind_knows(struct mt_stack *stack, uintptr_t pc);
 
 /*
  * Unwinds the calling thread's stack by libunwind alone, from here; calls visit for each frame outside of memtrace, beginning with the one

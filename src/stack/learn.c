@@ -21,7 +21,7 @@ static uint64_t made_up_register(unsigned number)
     return UINT64_C(0x3300000000000000) + number * 0x1000003u;
 }
 
-static void step_made_up(uintptr_t pc, uintptr_t sp, uintptr_t bp, struct outcome *ret)
+static void step_made_up(struct mt_stack *stack, uintptr_t pc, uintptr_t sp, uintptr_t bp, struct outcome *ret)
 {
     struct mt_unwind_target target;
     unw_cursor_t cursor;
@@ -30,6 +30,7 @@ static void step_made_up(uintptr_t pc, uintptr_t sp, uintptr_t bp, struct outcom
     memset(&target, 0, sizeof target);
     memset(ret, 0, sizeof *ret);
     target.made_up = true;
+    target.learns = stack;
     for (unsigned i = 0; i < MT_UNWIND_REGISTERS; i++)
         target.registers[i] = made_up_register(i);
     target.registers[MT_REG_PC] = pc;
@@ -102,20 +103,20 @@ static bool ra_slot(const struct outcome *a, const struct outcome *b, int64_t *r
     return true;
 }
 
-void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt)
+void mt_learn(struct mt_stack *stack, uintptr_t pc, struct mt_learnt *ret_learnt)
 {
     struct outcome a, b;
     struct mt_learnt fits;
     int64_t offset;
 
     memset(ret_learnt, 0, sizeof *ret_learnt);
-    step_made_up(pc, SP1, BP1, &a);
+    step_made_up(stack, pc, SP1, BP1, &a);
     if (!a.found) {
         /*
          * No call returns to the first byte of a function with nothing known of the byte before it. The root of a made-up stack does: makecontext()'s
          * is __start_context.
          */
-        step_made_up(pc + 1, SP1, BP1, &a);
+        step_made_up(stack, pc + 1, SP1, BP1, &a);
         ret_learnt->kind = a.found ? MT_RULE_END : MT_RULE_CUT;
         return;
     }
@@ -126,7 +127,7 @@ void mt_learn(uintptr_t pc, struct mt_learnt *ret_learnt)
     ret_learnt->kind = MT_RULE_COMPLEX;
     if (a.step < 0)
         return;
-    step_made_up(pc, SP2, BP2, &b);
+    step_made_up(stack, pc, SP2, BP2, &b);
     if (b.step <= 0 || !ra_slot(&a, &b, &fits.ra_words) || !bp_slot(&a, &b, &fits.bp_words))
         return;
     if (a.cfa - SP1 == b.cfa - SP2) {

@@ -90,6 +90,24 @@ static bool readable(struct mt_unwind_target *target, uintptr_t address)
     return true;
 }
 
+/* A crowded set forgets: better too little than the same twice. */
+static void note_window(struct mt_stack *stack, uintptr_t address)
+{
+    uintptr_t window = address / MT_UNWIND_WINDOW_BYTES, key = window + 1;
+
+    for (unsigned i = 0; i < 4; i++) {
+        uintptr_t *place = &stack->unwind_windows[(window + i) % MT_UNWIND_WINDOWS];
+
+        if (*place == key)
+            return;
+        if (*place == 0) {
+            *place = key;
+            mt_fetch_add_relaxed(&stack->private_bytes, MT_UNWIND_WINDOW_BYTES);
+            return;
+        }
+    }
+}
+
 static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *value, int write, void *context)
 {
     struct mt_unwind_target *target = context;
@@ -98,6 +116,8 @@ static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *va
     if (write)
         return -UNW_EINVAL;
     if (address >= target->object_start && address + sizeof *value <= target->object_end) {
+        if (target->learns)
+            note_window(target->learns, address);
         memcpy(value, (const void *)address, sizeof *value);
         return 0;
     }
@@ -292,9 +312,9 @@ void mt_unwind_open_object(struct mt_unwind_target *target, uintptr_t pc)
         mt_object_range(&object, &target->object_start, &target->object_end);
 }
 
-bool mt_unwind_knows(uintptr_t pc)
+bool mt_unwind_knows(struct mt_stack *stack, uintptr_t pc)
 {
-    struct mt_unwind_target target = {.made_up = true};
+    struct mt_unwind_target target = {.made_up = true, .learns = stack};
     unw_proc_info_t info;
 
     return find_proc_info(mt_unwinder.space, pc, &info, 0, &target) == 0;

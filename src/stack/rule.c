@@ -136,7 +136,7 @@ static mt_rule learn(struct mt_stack *stack, uintptr_t pc)
     else if (mt_is_signal_trampoline(pc))
         learnt.kind = MT_RULE_SIGNAL;
     else
-        mt_learn(pc, &learnt);
+        mt_learn(stack, pc, &learnt);
     /* The loader's entry point has no call frame information, and nothing outside of it. */
     if (learnt.kind == MT_RULE_CUT && mt_is_loader(pc))
         learnt.kind = MT_RULE_END;
@@ -166,6 +166,7 @@ static void learn_missed(void *context)
     mt_stack_internal--;
     if (mt_rule_kind(m->rule) != MT_RULE_ALONE && (stack->rules->used * 2 < stack->rules->mask || grow(stack) == 0))
         put(stack->rules, m->pc, m->rule);
+    mt_store_relaxed(&stack->writer->header->private_bytes, mt_load_relaxed(&stack->private_bytes));
 }
 
 static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)

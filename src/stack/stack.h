@@ -38,6 +38,10 @@
 struct mt_rule_table;
 struct mt_module_table;
 
+/* The kernel maps up to 64 KiB of a file around a page that is touched, fewer at the ends of a segment, and some that the program has touched anyway. */
+#define MT_UNWIND_WINDOW_BYTES UINT64_C(16384)
+#define MT_UNWIND_WINDOWS 2048u
+
 /* One per process; lives in memory that is zero at start and wiped at fork. */
 struct mt_stack {
     struct mt_writer *writer;
@@ -51,6 +55,8 @@ struct mt_stack {
     uint32_t rule_generation;  /* bumped when rules are forgotten */
     uint32_t unmap_generation; /* bumped when the target unmaps memory: verified stack ranges are asked for again */
     uint64_t private_bytes;    /* memory held, for overhead_bytes */
+    /* Stretches of objects' unwind tables that were read, and are resident since: a set, start + 1; under lock. */
+    uintptr_t unwind_windows[MT_UNWIND_WINDOWS];
 };
 
 /* A stretch of stack memory that was found readable. */

@@ -11,6 +11,8 @@ __thread uint32_t mt_stack_internal;
 _Alignas(4096) char mt_slow_stack[MT_SLOW_STACK_BYTES];
 
 #define FIRST_CAPACITY 4096u
+/* Resident of the library, libunwind and liblzma as the kernel maps them from their files, as measured. */
+#define OWN_FILES_BYTES (UINT64_C(320) << 10)
 #define PROBE_SPAN (1u << 20)
 #define PAGE_OF(address) ((address) & ~(uintptr_t)(MT_PAGE_BYTES - 1))
 
@@ -34,6 +36,7 @@ int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lo
     stack->writer = writer;
     stack->lock = lock;
     stack->verify = verify;
+    stack->private_bytes = OWN_FILES_BYTES;
     r = mt_rules_init(stack);
     if (r == 0)
         r = mt_modules_init(stack);

@@ -176,7 +176,7 @@ static bool verify_frame(void *context, uintptr_t pc)
         return false;
     }
     v->at++;
-    v->cut = mt_rule_kind(rule) == MT_RULE_CUT || (mt_rule_kind(rule) == MT_RULE_END && !mt_unwind_knows(pc)) ||
+    v->cut = mt_rule_kind(rule) == MT_RULE_CUT || (mt_rule_kind(rule) == MT_RULE_END && !mt_unwind_knows(NULL, pc)) ||
              mt_rule_is_guess(rule, v->interrupted);
     v->interrupted = mt_rule_kind(rule) == MT_RULE_SIGNAL;
     return !v->cut;

@@ -42,6 +42,7 @@
 
 #define MT_SEGMENT_MAGIC UINT64_C(0x3165636172746d6d) /* "mmtrace1" */
 #define MT_PAGE_BYTES 4096u
+#define MT_TABLE_WINDOW_BYTES 65536u /* of a table, what the target has mapped at a time */
 #define MT_PYTHON_LOOP_PARTS 4
 
 enum mt_segment_flags {

@@ -33,7 +33,6 @@
 #define DATA_BYTES (UINT64_C(12) << 30)
 #define SCALE_MAX 256u
 #define SCALE_WHOLE 16u
-#define SMALL_WINDOW_BYTES (64u << 10)
 #define DIR_OFFSET MT_PAGE_BYTES
 #define HEAD_BYTES (MT_PAGE_BYTES + RING_DIR_CAPACITY * sizeof(uint64_t))
 
@@ -278,7 +277,7 @@ static int add_string(struct mt_writer *writer, const char *text, size_t bytes, 
 
     if (h->string_used + bytes > h->string_capacity)
         return -ENOSPC;
-    p = through(writer, &writer->strings, SMALL_WINDOW_BYTES, h->string_offset + h->string_used, bytes);
+    p = through(writer, &writer->strings, MT_TABLE_WINDOW_BYTES, h->string_offset + h->string_used, bytes);
     if (!p)
         return -ENOMEM;
     memcpy(p, text, bytes);
@@ -302,7 +301,7 @@ int mt_writer_add_module(struct mt_writer *writer, const struct mt_module *modul
     if (r < 0)
         return r;
     slot = through(
-        writer, &writer->modules, SMALL_WINDOW_BYTES, h->module_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+        writer, &writer->modules, MT_TABLE_WINDOW_BYTES, h->module_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
     if (!slot)
         return -ENOMEM;
     *slot = *module;
@@ -322,7 +321,7 @@ int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, 
     if (id >= h->frame_capacity)
         return -ENOSPC;
     slot = through(
-        writer, &writer->frames, SMALL_WINDOW_BYTES, h->frame_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+        writer, &writer->frames, MT_TABLE_WINDOW_BYTES, h->frame_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
     if (!slot)
         return -ENOMEM;
     *slot = *frame;
@@ -338,7 +337,7 @@ int mt_writer_add_text(struct mt_writer *writer, const void *text, size_t bytes,
 
     if (h->text_used + bytes > h->text_capacity)
         return -ENOSPC;
-    p = through(writer, &writer->texts, SMALL_WINDOW_BYTES, h->text_offset + h->text_used, bytes);
+    p = through(writer, &writer->texts, MT_TABLE_WINDOW_BYTES, h->text_offset + h->text_used, bytes);
     if (!p)
         return -ENOMEM;
     memcpy(p, text, bytes);
@@ -355,7 +354,7 @@ int mt_writer_add_code(struct mt_writer *writer, const struct mt_code *code, uin
 
     if (id >= h->code_capacity)
         return -ENOSPC;
-    slot = through(writer, &writer->codes, SMALL_WINDOW_BYTES, h->code_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
+    slot = through(writer, &writer->codes, MT_TABLE_WINDOW_BYTES, h->code_offset + (uint64_t)id * sizeof *slot, sizeof *slot);
     if (!slot)
         return -ENOMEM;
     *slot = *code;
