@@ -1,8 +1,12 @@
 """The programs and their right answers, for any profiler that can say three things about a run: how the program ended and
 what it printed, how many blocks a function allocated, and how many bytes of a function were never freed."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import threading
+import time
 
 import harness
 
@@ -31,6 +35,77 @@ def wanted(run, allocated=None, leaked=None, stacks=None):
         if missing:
             wrong.append(f"{name}: no stack reaches {', '.join(missing)}")
     return wrong
+
+
+@contextlib.contextmanager
+def full_disk(folder):
+    """A small file system with no room left, for what the profiler writes. None: not possible here."""
+    disk = f"{folder}/disk"
+    os.makedirs(disk)
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode:
+        yield None
+        return
+    try:
+        with open(f"{disk}/filler", "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(bytes(4096))
+        yield disk
+    finally:
+        deadline = time.monotonic() + 10
+        while subprocess.run(["umount", disk], capture_output=True).returncode and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def halting(program, mark):
+    """Stops, again and again and for a moment, whatever runs the program and has the mark in its environment. Gives the pids."""
+    done = threading.Event()
+    halts = []
+
+    def find():
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if os.path.basename(os.readlink(f"/proc/{pid}/exe")) == program:
+                    with open(f"/proc/{pid}/environ", "rb") as f:
+                        if mark in f.read():
+                            yield int(pid)
+
+    def halt():
+        while not done.wait(0.02):
+            for pid in find():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    halts.append(pid)
+                    time.sleep(0.3)
+                    os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=halt)
+    thread.start()
+    try:
+        yield halts
+    finally:
+        done.set()
+        thread.join()
+
+
+class Impossible(Exception):
+    """This machine cannot make what a case is about."""
+
+
+@contextlib.contextmanager
+def prepared(must, folder, reader):
+    """What a case needs around the program: gives the folder for the profiler's files, and the environment that the program and the
+    profiler must have. reader: the name of the profiler's second process."""
+    mark = f"CONFORMANCE_FOLDER={folder}"
+    with contextlib.ExitStack() as around:
+        if must.get("disk") == "full":
+            folder = around.enter_context(full_disk(folder))
+            if not folder:
+                raise Impossible("no mounting here")
+        halts = around.enter_context(halting(reader, mark.encode())) if must.get("reader") == "halts" else None
+        yield folder, dict([mark.split("=", 1)])
+    if halts is not None and not halts:
+        raise AssertionError("its reader was never met")
 
 
 # name, what goes wrong elsewhere, command, status, what must hold
@@ -69,12 +144,17 @@ CASES = [
     ("exec with a bare environment", [here("bare_exec")], 0, {}),
     ("jemalloc's own API", [harness.target("jemalloc")], 0,
      dict(allocated={"hold_mallocx": 5, "drop": 40}, leaked={"hold_mallocx": 500, "drop": 0})),
+    ("a full disk harms nobody", [here("busy")], 0, dict(disk="full")),
+    ("a reader that falls behind loses nothing", [harness.target("threads")], 0,
+     dict(reader="halts", allocated={"produce": 160000, "swap": 400000, "regrow": 400000},
+          leaked={"produce": 0, "swap": 0, "regrow": 0})),
 ]
 
 
 def judge(run, plain, status, must):
-    """What is wrong, as a list of sentences."""
+    """What is wrong, as a list of sentences. `disk` and `reader` in `must` are for whoever runs the program."""
     wrong = ends_as_if_untraced(run, plain)
+    must = {k: v for k, v in must.items() if k not in ("disk", "reader")}
     if run.status != status:
         wrong.append(f"status {run.status}, not {status}")
     return wrong + wanted(run, **must)
