@@ -166,7 +166,8 @@ static void learn_missed(void *context)
     mt_stack_internal--;
     if (mt_rule_kind(m->rule) != MT_RULE_ALONE && (stack->rules->used * 2 < stack->rules->mask || grow(stack) == 0))
         put(stack->rules, m->pc, m->rule);
-    mt_store_relaxed(&stack->writer->header->private_bytes, mt_load_relaxed(&stack->private_bytes));
+    if (stack->writer->header)
+        mt_store_relaxed(&stack->writer->header->private_bytes, mt_load_relaxed(&stack->private_bytes));
 }
 
 static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)
