@@ -11,6 +11,7 @@
 enum { FIRST_BITS = 6, FIRST_ENTRIES = 4 };
 
 #define SIZE_LIMIT UINT32_MAX
+#define YOUNG ((size_t)1 << MT_BLOCKS_YOUNG_BITS)
 
 int mt_blocks_init(struct mt_blocks *blocks)
 {
@@ -18,7 +19,7 @@ int mt_blocks_init(struct mt_blocks *blocks)
 
     if (!pages)
         return -ENOMEM;
-    *blocks = (struct mt_blocks){.pages = pages, .page_mask = ((size_t)1 << FIRST_BITS) - 1, .page_shift = 64 - FIRST_BITS};
+    *blocks = (struct mt_blocks){.young = calloc(YOUNG, sizeof(struct mt_block)), .pages = pages, .page_mask = ((size_t)1 << FIRST_BITS) - 1, .page_shift = 64 - FIRST_BITS};
     return 0;
 }
 
@@ -28,6 +29,7 @@ void mt_blocks_finish(struct mt_blocks *blocks)
         free(blocks->pages[i].entries);
     free(blocks->pages);
     free(blocks->large);
+    free(blocks->young);
     *blocks = (struct mt_blocks){0};
 }
 
@@ -167,7 +169,7 @@ static MT_ALWAYS_INLINE uint32_t home_of(const struct mt_block_page *page, uint3
     return mt_blocks_home(page, page->entries[i].place - 1u);
 }
 
-bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
+static MT_ALWAYS_INLINE bool table_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
 {
     struct mt_block_page *page = page_probe(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1);
     struct mt_block_entry *e;
@@ -199,16 +201,13 @@ bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_bloc
     return true;
 }
 
-int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
+static MT_ALWAYS_INLINE int table_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
 {
     uint64_t number = (block->address >> MT_BLOCKS_PAGE_BITS) + 1;
     uint32_t size = block->size < SIZE_LIMIT ? (uint32_t)block->size : SIZE_LIMIT;
     struct mt_block_page *page = page_probe(blocks, number);
     struct mt_block_entry *e;
 
-    ret_replaced->address = 0;
-    if (MT_UNLIKELY(block->site >= MT_BLOCKS_SITE_MAX))
-        return -ERANGE;
     if (MT_UNLIKELY(!page->number)) {
         page = page_make(blocks, number);
         if (!page)
@@ -238,8 +237,74 @@ int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, str
     return 0;
 }
 
+/* ---- the young ones in front ---------------------------------------------------------------------------------------- */
+
+bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
+{
+    if (MT_LIKELY(blocks->young)) {
+        struct mt_block *young = mt_blocks_young(blocks, address);
+
+        if (young->address == address && address) {
+            *ret_block = *young;
+            young->address = 0;
+            blocks->count--;
+            return true;
+        }
+    }
+    return table_remove(blocks, address, ret_block);
+}
+
+int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
+{
+    struct mt_block *young;
+
+    ret_replaced->address = 0;
+    if (MT_UNLIKELY(block->site >= MT_BLOCKS_SITE_MAX))
+        return -ERANGE;
+    if (MT_UNLIKELY(!blocks->young))
+        return table_insert(blocks, block, ret_replaced);
+    young = mt_blocks_young(blocks, block->address);
+    if (MT_UNLIKELY(young->address == block->address)) {
+        *ret_replaced = *young;
+        blocks->count--;
+    } else if (young->address) {
+        int r = table_insert(blocks, young, ret_replaced);
+
+        if (r < 0)
+            return r;
+        blocks->count--; /* counted before */
+    }
+    *young = *block;
+    blocks->count++;
+    return 0;
+}
+
+int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context, const struct mt_block *block), void *context)
+{
+    for (size_t i = 0; blocks->young && i < YOUNG; i++) {
+        struct mt_block *young = &blocks->young[i], other = {0};
+
+        if (!young->address)
+            continue;
+        if (table_insert(blocks, young, &other) < 0)
+            return -ENOMEM;
+        blocks->count--; /* counted before */
+        young->address = 0;
+        if (other.address)
+            replaced(context, &other);
+    }
+    free(blocks->young);
+    blocks->young = NULL;
+    return 0;
+}
+
 bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cursor, struct mt_block *ret_block)
 {
+    while (blocks->young && cursor->young < YOUNG) {
+        *ret_block = blocks->young[cursor->young++];
+        if (ret_block->address)
+            return true;
+    }
     for (; cursor->page <= blocks->page_mask; cursor->page++, cursor->entry = 0) {
         const struct mt_block_page *page = &blocks->pages[cursor->page];
 
@@ -256,6 +321,8 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
 
 void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits)
 {
+    for (size_t i = 0; blocks->young && i < YOUNG; i++)
+        blocks->young[i].birth >>= bits;
     for (size_t i = 0; i <= blocks->page_mask; i++)
         for (uint32_t k = 0; k < blocks->pages[i].capacity; k++)
             blocks->pages[i].entries[k].birth >>= bits;

@@ -7,6 +7,10 @@
  * probing, with no tombstones. A sequence of blocks is then a walk through the array.
  *
  * 16 bytes an entry, arrays between an eighth and seven eighths full. A page without blocks may stay in the table until that is made anew.
+ *
+ * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
+ * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves
+ * the array out.
  */
 #ifndef MT_LIVE_BLOCKS_H
 #define MT_LIVE_BLOCKS_H
@@ -49,7 +53,10 @@ struct mt_large_block { /* whose size does not fit */
     uint64_t address, size;
 };
 
+#define MT_BLOCKS_YOUNG_BITS 9
+
 struct mt_blocks {
+    struct mt_block *young; /* by hash of the address; address 0: no block. NULL: not in use */
     struct mt_block_page *pages;
     size_t page_mask, page_count; /* slots in use, those of pages without blocks included */
     unsigned page_shift;
@@ -61,18 +68,21 @@ struct mt_blocks {
 int mt_blocks_init(struct mt_blocks *blocks);
 void mt_blocks_finish(struct mt_blocks *blocks);
 
+/* From now on a block is found to be replaced at once. Calls replaced() for those that already were. Returns 0 or -ENOMEM (try again). */
+int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context, const struct mt_block *block), void *context);
+
 /* Takes the block at an address out. False: there is none. */
 bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block);
 
 /*
- * Puts a block in; another one at the same address is replaced, and given in *ret_replaced (else its address is 0). -ENOMEM; -ERANGE for a site
- * that does not fit.
+ * Puts a block in. Where one is found to be replaced (see above: mostly one of the same address), it is given in *ret_replaced, else its address is 0.
+ * -ENOMEM; -ERANGE for a site that does not fit.
  */
 int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced);
 
 /* Where a walk through all blocks is; begins as zeroes. */
 struct mt_blocks_cursor {
-    size_t page;
+    size_t young, page;
     uint32_t entry;
 };
 
@@ -88,7 +98,25 @@ static inline size_t mt_blocks_page_home(const struct mt_blocks *blocks, uint64_
     return (size_t)((number * UINT64_C(0x9e3779b97f4a7c15)) >> blocks->page_shift);
 }
 
-/* A block at this address is about to be asked for: first its page, then, when that has come, its entry. */
+static inline struct mt_block *mt_blocks_young(const struct mt_blocks *blocks, uint64_t address)
+{
+    return &blocks->young[(address * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_BLOCKS_YOUNG_BITS)];
+}
+
+/* The address that will be asked for in the table when a block of this one comes or goes; 0: none. */
+static inline uint64_t mt_blocks_table_address(const struct mt_blocks *blocks, uint64_t address, bool comes)
+{
+    uint64_t young;
+
+    if (!blocks->young)
+        return address;
+    young = mt_blocks_young(blocks, address)->address;
+    if (comes)
+        return young;
+    return young == address ? 0 : address;
+}
+
+/* A block at this address is about to be asked for in the table: first its page, then, when that has come, its entry. */
 static inline void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
     __builtin_prefetch(&blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)]);

@@ -78,6 +78,31 @@ static MT_ALWAYS_INLINE void count_allocated(struct mt_live *live, const struct 
     }
 }
 
+struct replaced_in {
+    struct mt_live *live;
+    const struct heap *heap;
+    uint64_t now;
+};
+
+/* Its free was lost: the address could not have been handed out otherwise. */
+static void assume_freed(void *context, const struct mt_block *block)
+{
+    const struct replaced_in *in = context;
+
+    count_freed(in->live, in->heap, block, false, in->now);
+    in->live->totals.assumed_frees++;
+}
+
+void mt_live_distrust(struct mt_live *live, uint64_t now)
+{
+    live->distrust = true;
+    for (size_t i = 0; i < live->heap_count; i++) {
+        struct replaced_in in = {live, &live->heaps[i], now};
+
+        (void)mt_blocks_distrust(&live->heaps[i].blocks, assume_freed, &in); /* without memory things stay as they are */
+    }
+}
+
 static MT_ALWAYS_INLINE void alloc(struct mt_live *live, size_t heap_index, const struct mt_event *event)
 {
     struct heap *heap = &live->heaps[heap_index];
@@ -97,9 +122,8 @@ static MT_ALWAYS_INLINE void alloc(struct mt_live *live, size_t heap_index, cons
         return;
     }
     if (MT_UNLIKELY(replaced.address)) {
-        /* Its free was lost: the address could not have been handed out otherwise. */
-        count_freed(live, heap, &replaced, false, event->stamp);
-        live->totals.assumed_frees++;
+        assume_freed(&(struct replaced_in){live, heap, event->stamp}, &replaced);
+        mt_live_distrust(live, event->stamp);
     }
     if (heap->memory)
         thread_remember(thread, event->address);
@@ -250,16 +274,29 @@ static void apply(struct mt_live *live, const struct mt_event *event)
     total_raised(live);
 }
 
+static MT_ALWAYS_INLINE uint64_t table_address(const struct mt_blocks *blocks, const struct mt_event *event)
+{
+    return mt_blocks_table_address(blocks, event->address, event->node != 0);
+}
+
 static MT_ALWAYS_INLINE void prefetch_page(const struct mt_live *live, const struct mt_event *event)
 {
-    mt_blocks_prefetch_page(&live->heaps[mt_live_block_heap(event->type)].blocks, event->address);
+    const struct mt_blocks *blocks = &live->heaps[mt_live_block_heap(event->type)].blocks;
+    uint64_t address = table_address(blocks, event);
+
+    if (address)
+        mt_blocks_prefetch_page(blocks, address);
 }
 
 static MT_ALWAYS_INLINE void prefetch_block(const struct mt_live *live, const struct mt_event *event)
 {
     unsigned heap = mt_live_block_heap(event->type);
 
-    mt_blocks_prefetch(&live->heaps[heap].blocks, event->address);
+    const struct mt_blocks *blocks = &live->heaps[heap].blocks;
+    uint64_t address = table_address(blocks, event);
+
+    if (address)
+        mt_blocks_prefetch(blocks, address);
     if (event->type == MT_RECORD_ALLOC || event->type == MT_RECORD_OBJECT_ALLOC)
         mt_live_prefetch_site(live, heap, event->node);
 }

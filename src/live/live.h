@@ -130,6 +130,9 @@ struct mt_live_text_event {
 };
 void mt_live_text(struct mt_live *live, const struct mt_live_text_event *event);
 
+/* Events were lost, frees among them perhaps: from now on it is found at once when an address is handed out a second time. Cheap if repeated. */
+void mt_live_distrust(struct mt_live *live, uint64_t now_stamp);
+
 /* Ends the process: the running iteration ends at `stamp`, open phases become notes that never ended. */
 void mt_live_finish(struct mt_live *live, uint64_t stamp, uint64_t rss_bytes, uint64_t vms_bytes);
 

@@ -63,6 +63,7 @@ struct cohorts; /* cohorts.c */
 struct mt_live {
     struct mt_live_totals totals;
     uint64_t epoch;
+    bool distrust;        /* frees are missing: mt_live_distrust() */
     unsigned birth_shift; /* births are stamps >> this */
     uint64_t window_peak; /* highest total since the last fold_window() */
     uint64_t reader_window_peak;

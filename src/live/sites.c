@@ -147,6 +147,8 @@ static struct heap *heap_make(struct mt_live *live, uint64_t id, char *name)
     *heap = (struct heap){.name = name, .id = id};
     if (mt_blocks_init(&heap->blocks) < 0)
         goto fail;
+    if (live->distrust)
+        (void)mt_blocks_distrust(&heap->blocks, NULL, NULL); /* it is empty */
     live->heap_count++;
     return heap;
 fail:

@@ -454,6 +454,15 @@ bool order_pending(const struct target *target)
     return mt_load_acquire(&target->header->ring_count) > target->ring_count;
 }
 
+static bool events_are_missing(const struct target *target)
+{
+    const uint64_t *lost = target->header->lost;
+
+    return mt_load_relaxed(&lost[MT_LOSS_READER_GONE]) + mt_load_relaxed(&lost[MT_LOSS_RING_MEMORY]) +
+               mt_load_relaxed(&lost[MT_LOSS_NESTED]) >
+           0;
+}
+
 size_t order_drain(struct reader *reader, struct target *target, size_t budget)
 {
     struct ring *few[16];
@@ -461,6 +470,8 @@ size_t order_drain(struct reader *reader, struct target *target, size_t budget)
 
     if (!target->header)
         return 0;
+    if (events_are_missing(target))
+        mt_live_distrust(target->live, target->newest);
     d.reader = reader;
     d.target = target;
     d.budget = budget;

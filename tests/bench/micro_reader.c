@@ -49,7 +49,8 @@ static bool make_target(unsigned ring_count)
     h = (struct mt_segment_header *)base;
     *h = (struct mt_segment_header){.magic = MT_SEGMENT_MAGIC, .version = MT_WIRE_VERSION, .flags = MT_SEGMENT_STAMP_TSC, .file_bytes = bytes,
         .ring_dir_offset = MT_PAGE_BYTES, .ring_dir_capacity = RINGS, .module_offset = 2 * MT_PAGE_BYTES, .module_capacity = 1,
-        .string_offset = 3 * MT_PAGE_BYTES, .string_capacity = 64, .frame_offset = frames, .frame_capacity = FRAMES, .data_offset = data,
+        .string_offset = 3 * MT_PAGE_BYTES, .string_capacity = 64, .frame_offset = frames, .frame_capacity = FRAMES,
+        .code_offset = 2 * MT_PAGE_BYTES, .code_capacity = 1, .text_offset = 3 * MT_PAGE_BYTES, .text_capacity = 64, .data_offset = data,
         .frame_count = FRAMES, .module_count = 1};
     for (unsigned i = 0; i < ring_count; i++) {
         uint64_t at = data + i * ring_bytes;
