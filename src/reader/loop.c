@@ -13,15 +13,14 @@
 #include <unistd.h>
 
 #define MS UINT64_C(1000000)
-#define SHORT_WAIT_NS (2 * MS)
-#define LONG_WAIT_NS (20 * MS)
+#define GATHER_NS (20 * MS)
 #define FINISHED_WAIT_NS (50 * MS)      /* finished processes are written together */
 #define DONE_WAIT_NS (300 * MS)         /* `memtrace run` waits so long for processes that outlive the root */
 #define FIRST_CHECKPOINT_NS (1000 * MS)
 #define LAST_CHECKPOINT_NS (60000 * MS)
 #define SITES_CHECKPOINT_NS (8000 * MS)
 #define COMMIT_DRAIN_NS (200 * MS)
-enum { ROUND_EVENTS = 1 << 17, FEW_EVENTS = 1 << 14, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
+enum { ROUND_EVENTS = 1 << 17, MANY_EVENTS = 1 << 16, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
 
 static void futex_wait(uint32_t *word, uint32_t value, uint64_t timeout_ns)
 {
@@ -192,7 +191,7 @@ static bool answer_commits(struct reader *reader)
 /* Returns the time until the next sample is due. */
 static uint64_t on_clock(struct reader *reader, uint64_t now)
 {
-    uint64_t wait = 20 * MS, rss = 0;
+    uint64_t wait = GATHER_NS, rss = 0;
 
     for (struct target *t = reader->targets; t; t = t->next) {
         if (t->finished || !t->header)
@@ -243,7 +242,7 @@ static bool is_over(struct reader *reader, uint64_t now)
 
 int loop_run(struct reader *reader)
 {
-    uint64_t idle_wait = SHORT_WAIT_NS, now = mt_clock_monotonic_ns();
+    uint64_t now = mt_clock_monotonic_ns();
 
     reader->hello_deadline_ns = now + 30000 * MS;
     while (!is_over(reader, now)) {
@@ -262,16 +261,9 @@ int loop_run(struct reader *reader)
             int err = write_all(reader, NULL, true, COMMIT_PATIENCE_MS);
             control_answer_done(reader, now, err < 0 ? -err : 0);
         }
-        /* A round has its price, so it should find much to do: events gather for a while. Whoever cannot wait rings. */
-        if (busy || applied > FEW_EVENTS) {
-            idle_wait = SHORT_WAIT_NS;
-            continue;
-        }
-        if (applied)
-            idle_wait = SHORT_WAIT_NS;
-        sleep_until_rung(reader, bell, idle_wait < wait ? idle_wait : wait);
-        if (idle_wait < LONG_WAIT_NS)
-            idle_wait *= 2;
+        /* A round has its price, so it should find much to do: events gather for a while. Whoever cannot wait rings: a ring that is half full, too. */
+        if (!busy && applied < MANY_EVENTS)
+            sleep_until_rung(reader, bell, wait);
     }
     return 0;
 }

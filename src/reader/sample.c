@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#define FIRST_SAMPLE_NS UINT64_C(5000000)
+#define FIRST_SAMPLE_NS UINT64_C(10000000)
 #define FIRST_SNAPSHOT_NS UINT64_C(1000000000)
 enum { PEAK_RSS_EVERY = 16 };
 
