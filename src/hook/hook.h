@@ -95,6 +95,8 @@ struct mt_tls {
     uint32_t serving;    /* wrapped calls of Python's allocators under way: what they ask of malloc is their backing */
     uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
     struct mt_thread *thread;
+    struct mt_chain *chains; /* the thread's, for a prefetch: may be out of date */
+    unsigned chain_shift;
     /* An allocator's C++ operator may call its own malloc family through the hooks: one block, one record (operators.c). */
     const void *last_aligned; /* what an aligned allocation gave last */
     const void *deleting;     /* the block that an operator delete has recorded and is handing back */

@@ -84,8 +84,12 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
 
 /* ---- wrappers -------------------------------------------------------------------------------------------------- */
 
-/* While the real call runs, the unwind rule of its caller can come into the processor's cache. */
-#define EXPECT_CAPTURE() mt_stack_prefetch(&mt_state.stack, MT_CALLER_PC())
+/* While the real call runs, the unwind rules of its caller and some more can come into the processor's cache. */
+static MT_ALWAYS_INLINE void expect_capture(uintptr_t pc, uintptr_t sp)
+{
+    __builtin_prefetch(mt_chain_at(mt_tls.chains, mt_tls.chain_shift, pc, sp), 1);
+}
+#define EXPECT_CAPTURE() expect_capture(MT_CALLER_PC(), MT_CALLER_SP())
 
 /* A foreign allocator maps memory through the hooks of mapping.c: those mappings are its backing. The C library's own does not. */
 #define REAL_CALL(real, call)                                                                                          \
@@ -169,7 +173,7 @@ static MT_ALWAYS_INLINE void *resize(struct mt_real *real, void *old, size_t siz
             mt_record_alloc(p, size, caller);
         return p;
     }
-    mt_stack_prefetch(&mt_state.stack, caller->pc);
+    expect_capture(caller->pc, caller->sp);
     mt_record_realloc_begin(old);
     REAL_CALL(real, p = real->realloc(old, size));
     /* No block and no size asked for: the C library has freed it (an allocator that does not would have given a block). */

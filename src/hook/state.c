@@ -189,6 +189,10 @@ bool MT_COLD mt_attach(void)
         tls->depth = 0;
         tls->thread = mt_thread_get();
         tls->epoch = mt_state.epoch;
+        if (tls->thread) {
+            tls->chains = tls->thread->stack.chains;
+            tls->chain_shift = tls->thread->stack.chain_shift;
+        }
     }
     mt_lock_release(&mt_state.lock);
     mt_sys_signals_restore(&signals);

@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#define FIRST_CHAIN_BITS 10 /* 64 KiB */
+#define CHAIN_BITS 7
 #define FIRST_RING_WORDS (512u << 10) /* 4 MiB: the main thread's */
 #define RING_WORDS (64u << 10)        /* 512 KiB */
 #define SMALL_RING_WORDS (16u << 10)  /* 128 KiB, from MANY_RINGS on */
@@ -57,7 +59,7 @@ static struct mt_thread *create(int tid)
 
     if (!t)
         return NULL;
-    if (mt_stack_thread_init(&t->stack, &mt_state.stack) < 0 ||
+    if (mt_stack_thread_init(&t->stack, &mt_state.stack, rings == 0 ? FIRST_CHAIN_BITS : CHAIN_BITS) < 0 ||
         mt_writer_add_ring(&mt_state.writer, tid, words, &t->ring, &t->words) < 0) {
         mt_stack_thread_finish(&t->stack);
         return NULL;

@@ -17,16 +17,17 @@ void mt_learn(struct mt_stack *stack, uintptr_t pc, struct mt_learnt *ret_learnt
         ret_learnt->kind = mt_unwind_knows(stack, pc + 1) ? MT_RULE_END : MT_RULE_CUT;
 }
 
-int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo)
+int mt_memo_init(struct mt_stack *stack, struct mt_stack_thread *thread, unsigned chain_bits)
 {
     (void)stack;
-    memset(memo, 0, sizeof *memo);
+    (void)chain_bits;
+    memset(&thread->memo, 0, sizeof thread->memo);
     return 0;
 }
 
-void mt_memo_finish(struct mt_memo *memo)
+void mt_memo_finish(struct mt_stack_thread *thread)
 {
-    memset(memo, 0, sizeof *memo);
+    memset(&thread->memo, 0, sizeof thread->memo);
 }
 
 struct collect {

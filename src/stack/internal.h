@@ -90,8 +90,8 @@ void mt_object_range(const struct dl_find_object *object, uintptr_t *ret_start, 
 void mt_modules_sweep(struct mt_stack *stack, void (*gone)(struct mt_stack *, uintptr_t, uintptr_t));
 
 /* ---- memo.c ---- */
-int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo);
-void mt_memo_finish(struct mt_memo *memo);
+int mt_memo_init(struct mt_stack *stack, struct mt_stack_thread *thread, unsigned chain_bits);
+void mt_memo_finish(struct mt_stack_thread *thread);
 /* False: this stack is not for the memo (walk it). */
 bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
     struct mt_stack_change *ret_change);

@@ -1,7 +1,7 @@
 /*
  * The verified memo: a thread's previous stack, kept as a list of states, so that a new capture walks only the frames that are new.
  *
- * A state is what the walk has at a frame: (pc, sp, bp), and the stack words from which the state of the next outer frame followed: the
+ * A state is what the walk has at a frame: (pc, sp, bp). That of the next outer frame follows from it and from words of the stack: the
  * return address and, where the frame saves it, the frame pointer. Rules are functions of the pc, so
  *
  *   equal state at a frame, and equal words in its slots  =>  equal state at the next outer frame.
@@ -15,7 +15,11 @@
  * Kept stacks are complete (they end at an END frame) and made of plain frames: with a signal frame, a frame without rule or a complex one the
  * whole stack is walked each time. The list is dropped when rules were forgotten (dlclose) or memory was unmapped.
  *
- * Layout: states[0] is the outermost frame; states[count - 1] the innermost. A capture replaces the inner part in place.
+ * Layout: index 0 is the outermost frame, count - 1 the innermost. A capture replaces the inner part in place. Where a frame is (its place) is looked
+ * at each time, so places are apart from what is only asked of new frames.
+ *
+ * Rules of new frames come from the chain of the capture's pc and sp where it holds what is met: one line of the processor's cache, asked for
+ * before the real allocation, and no waiting for one frame's return address in order to find the next one's rule.
  */
 #include "stack/internal.h"
 
@@ -23,7 +27,9 @@
 
 #define FIRST_CAPACITY 256u
 #define CAPACITY_MAX 16384u
-#define BYTES_A_FRAME (2 * sizeof(struct mt_memo_state) + 2 * sizeof(struct mt_memo_check) + sizeof(uint32_t))
+#define BYTES_A_FRAME                                                                                                  \
+    (2 * (sizeof(struct mt_memo_place) + sizeof(struct mt_memo_frame)) + sizeof(struct mt_memo_check) + sizeof(uint32_t))
+#define BP_MATTERS (UINT64_C(1) << 63) /* some frame from here outwards is found by this frame's bp; frame ids are smaller */
 
 static bool allocate(struct mt_stack *stack, struct mt_memo *memo, size_t capacity)
 {
@@ -31,26 +37,42 @@ static bool allocate(struct mt_stack *stack, struct mt_memo *memo, size_t capaci
 
     if (!p)
         return false;
-    memo->states = (struct mt_memo_state *)p;
-    memo->fresh = memo->states + capacity;
-    memo->return_slots = (struct mt_memo_check *)(memo->fresh + capacity);
-    memo->bp_slots = memo->return_slots + capacity;
+    memo->places = (struct mt_memo_place *)p;
+    memo->frames = (struct mt_memo_frame *)(memo->places + capacity);
+    memo->fresh_places = (struct mt_memo_place *)(memo->frames + capacity);
+    memo->fresh_frames = (struct mt_memo_frame *)(memo->fresh_places + capacity);
+    memo->bp_slots = (struct mt_memo_check *)(memo->fresh_frames + capacity);
     memo->bp_owners = (uint32_t *)(memo->bp_slots + capacity);
     memo->capacity = capacity;
     return true;
 }
 
-int mt_memo_init(struct mt_stack *stack, struct mt_memo *memo)
+int mt_memo_init(struct mt_stack *stack, struct mt_stack_thread *thread, unsigned chain_bits)
 {
-    memset(memo, 0, sizeof *memo);
-    return allocate(stack, memo, FIRST_CAPACITY) ? 0 : -ENOMEM;
+    memset(&thread->memo, 0, sizeof thread->memo);
+    thread->chains = mt_stack_pages(stack, sizeof(struct mt_chain) << chain_bits);
+    thread->chain_shift = 64 - chain_bits;
+    return thread->chains && allocate(stack, &thread->memo, FIRST_CAPACITY) ? 0 : -ENOMEM;
 }
 
-void mt_memo_finish(struct mt_memo *memo)
+static void release(struct mt_memo *memo)
 {
-    if (memo->states)
-        mt_sys_unmap(memo->states, mt_round_up(memo->capacity * BYTES_A_FRAME, MT_PAGE_BYTES));
+    if (memo->places)
+        mt_sys_unmap(memo->places, mt_round_up(memo->capacity * BYTES_A_FRAME, MT_PAGE_BYTES));
     memset(memo, 0, sizeof *memo);
+}
+
+static size_t chains_bytes(const struct mt_stack_thread *thread)
+{
+    return sizeof(struct mt_chain) << (64 - thread->chain_shift);
+}
+
+void mt_memo_finish(struct mt_stack_thread *thread)
+{
+    release(&thread->memo);
+    if (thread->chains)
+        mt_sys_unmap(thread->chains, mt_round_up(chains_bytes(thread), MT_PAGE_BYTES));
+    thread->chains = NULL;
 }
 
 static MT_COLD bool grow(struct mt_stack *stack, struct mt_memo *memo, size_t fresh)
@@ -59,37 +81,66 @@ static MT_COLD bool grow(struct mt_stack *stack, struct mt_memo *memo, size_t fr
 
     if (old.capacity >= CAPACITY_MAX || !allocate(stack, memo, old.capacity * 2))
         return false;
-    memcpy(memo->states, old.states, old.capacity * sizeof *old.states);
-    memcpy(memo->fresh, old.fresh, fresh * sizeof *old.fresh);
-    memcpy(memo->return_slots, old.return_slots, old.capacity * sizeof *old.return_slots);
+    memcpy(memo->places, old.places, old.capacity * sizeof *old.places);
+    memcpy(memo->frames, old.frames, old.capacity * sizeof *old.frames);
+    memcpy(memo->fresh_places, old.fresh_places, fresh * sizeof *old.fresh_places);
+    memcpy(memo->fresh_frames, old.fresh_frames, fresh * sizeof *old.fresh_frames);
     memcpy(memo->bp_slots, old.bp_slots, old.bp_count * sizeof *old.bp_slots);
     memcpy(memo->bp_owners, old.bp_owners, old.bp_count * sizeof *old.bp_owners);
     mt_fetch_add_relaxed(&stack->private_bytes, -mt_round_up(old.capacity * BYTES_A_FRAME, MT_PAGE_BYTES));
-    mt_memo_finish(&old);
+    release(&old);
     return true;
 }
 
-/* Whether the slots of the frames from `at` outwards all hold what they held. */
+/* ---- words of the stack -------------------------------------------------------------------------------------------- */
+
+static MT_ALWAYS_INLINE const uintptr_t *slot_of(const struct mt_memo_place *place)
+{
+#if defined(MT_RA_BELOW_SP)
+    return (const uintptr_t *)place->sp - 1;
+#else
+    return place->slot;
+#endif
+}
+
+static MT_ALWAYS_INLINE uintptr_t word_of(const struct mt_memo_place *place)
+{
+#if defined(MT_RA_BELOW_SP)
+    return place->ra;
+#else
+    return place->word;
+#endif
+}
+
+/* Where a frame, not the outermost, has saved the frame pointer; NULL: it has not. */
+static MT_ALWAYS_INLINE const uintptr_t *bp_slot_of(const struct mt_memo *memo, size_t i)
+{
+    int64_t bytes = mt_rule_bp_bytes(memo->frames[i].rule);
+
+    return bytes ? (const uintptr_t *)(memo->places[i - 1].sp + (uintptr_t)bytes) : NULL;
+}
+
+/* Whether the words that lead from the frame `at` outwards all hold what they held. */
 static MT_ALWAYS_INLINE bool all_hold(const struct mt_memo *memo, size_t at)
 {
-    const struct mt_memo_check *check = memo->return_slots;
+    const struct mt_memo_place *place = memo->places, *end = place + at;
     uintptr_t differs = 0;
 
 #pragma GCC unroll 4
-    for (size_t i = 1; i <= at; i++)
-        differs |= *check[i].slot ^ check[i].value;
+    for (; place != end; place++)
+        differs |= *slot_of(place) ^ word_of(place);
     for (size_t i = 0; i < memo->bp_count && memo->bp_owners[i] <= at; i++)
         differs |= *memo->bp_slots[i].slot ^ memo->bp_slots[i].value;
     return differs == 0;
 }
 
-/* The first frame from `at` outwards of which a slot does not hold what it held: there is one. */
+/* The first frame from `at` outwards that leads elsewhere now: there is one. */
 static size_t first_changed(const struct mt_memo *memo, size_t at)
 {
     size_t i = memo->bp_count;
 
     for (;; at--) {
-        if (*memo->return_slots[at].slot != memo->return_slots[at].value)
+        if (*slot_of(&memo->places[at - 1]) != word_of(&memo->places[at - 1]))
             return at;
         while (i && memo->bp_owners[i - 1] > at)
             i--;
@@ -98,38 +149,97 @@ static size_t first_changed(const struct mt_memo *memo, size_t at)
     }
 }
 
-/* Steps over a plain frame, noting its slots. False: not readable, or not rising. */
-static MT_ALWAYS_INLINE bool step(struct mt_stack *stack, struct mt_stack_thread *thread, mt_rule rule,
-    struct mt_registers *r, struct mt_memo_state *s)
-{
-    uintptr_t cfa = (mt_rule_kind(rule) == MT_RULE_SP ? r->sp : r->bp) + (uintptr_t)mt_rule_cfa_bytes(rule);
-    int64_t ra_bytes = mt_rule_ra_bytes(rule), bp_bytes = mt_rule_bp_bytes(rule);
+/* ---- capture --------------------------------------------------------------------------------------------------------- */
 
-    if (MT_UNLIKELY(!ra_bytes || cfa <= r->sp || !mt_stack_readable(stack, thread, cfa + (uintptr_t)ra_bytes)))
-        return false;
-    s->ra_slot = (const uintptr_t *)(cfa + (uintptr_t)ra_bytes);
-    s->ra = *s->ra_slot;
-    s->bp_slot = NULL;
-    if (bp_bytes) {
-        if (MT_UNLIKELY(!mt_stack_readable(stack, thread, cfa + (uintptr_t)bp_bytes)))
-            return false;
-        s->bp_slot = (const uintptr_t *)(cfa + (uintptr_t)bp_bytes);
-        r->bp = *s->bp_slot;
-    }
-    r->sp = cfa;
-    r->pc = mt_code_address(s->ra) - 1;
-    return s->ra != 0;
+/* What the walk has in hand. */
+struct at {
+    uintptr_t sp, ra, bp;
+#if !defined(MT_RA_BELOW_SP)
+    const uintptr_t *slot;
+    uintptr_t word;
+#endif
+};
+
+/* Word by word, here and below: what was just written so is read back soon, and a wider load would have to wait until it has left for the cache. */
+static MT_ALWAYS_INLINE void write_place(struct mt_memo_place *place, const struct at *at)
+{
+    mt_store_relaxed(&place->sp, at->sp);
+    mt_store_relaxed(&place->ra, at->ra);
+#if !defined(MT_RA_BELOW_SP)
+    place->slot = at->slot;
+    place->word = at->word;
+#endif
 }
 
-/* Word by word: a fresh state was just written so, and a wider load would have to wait until that has left for the cache. */
-static MT_ALWAYS_INLINE void copy_state(struct mt_memo_state *to, const struct mt_memo_state *from)
+static MT_ALWAYS_INLINE void copy_place(struct mt_memo_place *to, const struct mt_memo_place *from)
 {
-    uintptr_t *t = (uintptr_t *)to;
-    const uintptr_t *f = (const uintptr_t *)from;
+    mt_store_relaxed(&to->sp, mt_load_relaxed(&from->sp));
+    mt_store_relaxed(&to->ra, mt_load_relaxed(&from->ra));
+#if !defined(MT_RA_BELOW_SP)
+    to->slot = from->slot;
+    to->word = from->word;
+#endif
+}
 
-#pragma GCC unroll 8
-    for (size_t i = 0; i < sizeof *to / sizeof *t; i++)
-        mt_store_relaxed(&t[i], mt_load_relaxed(&f[i]));
+static MT_ALWAYS_INLINE void write_frame(struct mt_memo_frame *frame, uint64_t rule, uintptr_t bp)
+{
+    mt_store_relaxed(&frame->rule, rule);
+    mt_store_relaxed(&frame->bp, bp);
+}
+
+/* Takes a return address from its slot. False: the stack does not go on there. */
+static MT_ALWAYS_INLINE bool arrive(struct at *at, uintptr_t cfa, const uintptr_t *slot)
+{
+    uintptr_t word = *slot;
+
+    at->sp = cfa;
+    at->ra = mt_code_address(word);
+#if !defined(MT_RA_BELOW_SP)
+    at->slot = slot;
+    at->word = word;
+#endif
+    return word != 0;
+}
+
+/* The stretch of the stack that was found readable, as the walk goes. */
+struct readable {
+    struct mt_stack *stack;
+    struct mt_stack_thread *thread;
+    uintptr_t low, bytes;
+};
+
+static MT_ALWAYS_INLINE struct readable readable_now(struct mt_stack *stack, struct mt_stack_thread *thread)
+{
+    const struct mt_stack_range *range = &thread->ranges[0];
+    bool good = range->generation == mt_load_relaxed(&stack->unmap_generation);
+
+    return (struct readable){stack, thread, range->low, good ? range->high - range->low : 0};
+}
+
+static MT_ALWAYS_INLINE bool is_readable(struct readable *readable, uintptr_t address)
+{
+    if (MT_LIKELY(address - readable->low < readable->bytes && !(address & (sizeof(uintptr_t) - 1))))
+        return true;
+    if (!mt_stack_readable(readable->stack, readable->thread, address))
+        return false;
+    *readable = readable_now(readable->stack, readable->thread);
+    return true;
+}
+
+/* Steps over a plain frame. False: not readable, or not rising. */
+static MT_ALWAYS_INLINE bool step(struct readable *readable, mt_rule rule, struct at *at)
+{
+    uintptr_t cfa = (MT_LIKELY(mt_rule_kind(rule) == MT_RULE_SP) ? at->sp : at->bp) + (uintptr_t)mt_rule_cfa_bytes(rule);
+    int64_t ra_bytes = mt_rule_ra_bytes(rule), bp_bytes = mt_rule_bp_bytes(rule);
+
+    if (MT_UNLIKELY(!ra_bytes || cfa <= at->sp || !is_readable(readable, cfa + (uintptr_t)ra_bytes)))
+        return false;
+    if (bp_bytes) {
+        if (MT_UNLIKELY(!is_readable(readable, cfa + (uintptr_t)bp_bytes)))
+            return false;
+        at->bp = *(const uintptr_t *)(cfa + (uintptr_t)bp_bytes);
+    }
+    return arrive(at, cfa, (const uintptr_t *)(cfa + (uintptr_t)ra_bytes));
 }
 
 /* Puts the fresh frames behind the kept ones below `base`. */
@@ -138,32 +248,44 @@ static MT_ALWAYS_INLINE bool replace_inner(struct mt_stack *stack, struct mt_sta
 {
     struct mt_memo *memo = &thread->memo;
     size_t count = base + fresh, bps = memo->bp_count;
-    uint32_t keep = (uint32_t)base;
-    uint64_t matters = base ? memo->states[base - 1].bp_matters : 0;
+    uint32_t keep = (uint32_t)base, *ids;
+    uint64_t matters = base ? memo->frames[base - 1].rule & BP_MATTERS : 0;
+    const struct mt_memo_place *fresh_places;
+    const struct mt_memo_frame *fresh_frames;
+    struct mt_memo_place *places;
+    struct mt_memo_frame *frames;
 
     if (MT_UNLIKELY(count > memo->capacity) && !grow(stack, memo, fresh))
         return false;
     if (MT_UNLIKELY(count > thread->frame_capacity) && !mt_stack_grow_frames(stack, thread, count))
         return false;
-    while (bps && memo->bp_owners[bps - 1] >= base)
+    while (MT_UNLIKELY(bps && memo->bp_owners[bps - 1] >= base))
         bps--;
+    places = memo->places + base;
+    frames = memo->frames + base;
+    fresh_places = memo->fresh_places + fresh;
+    fresh_frames = memo->fresh_frames + fresh;
+    ids = thread->frames + base;
     /* Of the memo's kept frames the reader knows; a memo that starts anew may still agree with what was sent last. */
     if (MT_UNLIKELY(!base))
-        while (keep < fresh && keep < thread->frame_count && thread->frames[keep] == mt_rule_frame(memo->fresh[fresh - 1 - keep].rule))
+        while (keep < fresh && keep < thread->frame_count && ids[keep] == mt_rule_frame(fresh_frames[-1 - (ptrdiff_t)keep].rule))
             keep++;
-    for (size_t i = base; i < count; i++) {
-        struct mt_memo_state *s = &memo->states[i];
+    for (; fresh_places-- != memo->fresh_places; places++, frames++) {
+        mt_rule rule = mt_load_relaxed(&(--fresh_frames)->rule);
 
-        copy_state(s, &memo->fresh[count - 1 - i]);
-        thread->frames[i] = mt_rule_frame(s->rule);
-        memo->return_slots[i] = (struct mt_memo_check){s->ra_slot, s->ra};
-        if (MT_UNLIKELY(matters && s->bp_slot)) {
-            memo->bp_slots[bps] = (struct mt_memo_check){s->bp_slot, *s->bp_slot};
-            memo->bp_owners[bps++] = (uint32_t)i;
-        }
+        copy_place(places, fresh_places);
+        *ids++ = mt_rule_frame(rule);
         /* By a slot of its own an outer frame's bp does not hang on this one's. */
-        matters = mt_rule_kind(s->rule) == MT_RULE_BP || (matters && !s->bp_slot);
-        s->bp_matters = matters;
+        if (MT_UNLIKELY(matters) && mt_rule_bp_bytes(rule)) {
+            const uintptr_t *slot = (const uintptr_t *)(places[-1].sp + (uintptr_t)mt_rule_bp_bytes(rule));
+
+            memo->bp_slots[bps] = (struct mt_memo_check){slot, *slot};
+            memo->bp_owners[bps++] = (uint32_t)(frames - memo->frames);
+            matters = 0;
+        }
+        if (MT_UNLIKELY(mt_rule_kind(rule) == MT_RULE_BP))
+            matters = BP_MATTERS;
+        write_frame(frames, rule | matters, mt_load_relaxed(&fresh_frames->bp));
     }
     memo->bp_count = bps;
     memo->count = count;
@@ -173,72 +295,123 @@ static MT_ALWAYS_INLINE bool replace_inner(struct mt_stack *stack, struct mt_sta
     return true;
 }
 
+static MT_ALWAYS_INLINE bool is_plain(mt_rule rule)
+{
+    return mt_rule_kind(rule) == MT_RULE_SP || mt_rule_kind(rule) == MT_RULE_BP || mt_rule_kind(rule) == MT_RULE_END;
+}
+
+/* Never the old pc beside the new rule, even if a signal handler leaves by longjmp from in between. */
+static MT_ALWAYS_INLINE void remember(struct mt_chain_rule *place, uintptr_t pc, mt_rule rule)
+{
+    mt_store_relaxed(&place->pc, (uintptr_t)0);
+    mt_compiler_fence();
+    mt_store_relaxed(&place->rule, rule);
+    mt_compiler_fence();
+    mt_store_relaxed(&place->pc, pc);
+}
+
+/* The rule for the next frame of a chain, or for one of no chain (chain == end). */
+static MT_ALWAYS_INLINE mt_rule next_rule(struct mt_stack *stack, struct mt_chain_rule **chain, const struct mt_chain_rule *end, uintptr_t pc)
+{
+    struct mt_chain_rule *place = *chain;
+    mt_rule rule;
+
+    if (MT_UNLIKELY(place == end))
+        return mt_rule_get(stack, pc);
+    ++*chain;
+    if (MT_LIKELY(place->pc == pc))
+        return place->rule;
+    rule = mt_rule_get(stack, pc);
+    if (MT_LIKELY(is_plain(rule)))
+        remember(place, pc, rule);
+    return rule;
+}
+
+static MT_COLD void begin_anew(struct mt_stack_thread *thread, uint64_t generation)
+{
+    if (thread->memo.generation >> 32 != generation >> 32)
+        memset(thread->chains, 0, chains_bytes(thread));
+    thread->memo.generation = generation;
+}
+
+/*
+ * A kept frame is met, but on the way outwards from there something has changed: what stands becomes fresh, up to the frame that
+ * leads elsewhere now. Gives the number of frames that are still kept; 0: this stack is not for the memo.
+ */
+static MT_NOINLINE size_t go_on_behind(struct mt_stack *stack, struct mt_memo *memo, size_t kept, size_t *fresh, struct at *at)
+{
+    size_t stop = first_changed(memo, kept - 1);
+
+    if (MT_UNLIKELY(*fresh + (kept - stop) > memo->capacity) && !grow(stack, memo, *fresh))
+        return 0;
+    for (size_t i = kept; i-- > stop; ++*fresh) {
+        const uintptr_t *slot = bp_slot_of(memo, i);
+
+        copy_place(&memo->fresh_places[*fresh], &memo->places[i]);
+        write_frame(&memo->fresh_frames[*fresh], memo->frames[i].rule & ~BP_MATTERS, at->bp);
+        if (slot)
+            at->bp = *slot;
+    }
+    return arrive(at, memo->places[stop - 1].sp, slot_of(&memo->places[stop - 1])) ? stop : 0;
+}
+
 bool mt_memo_capture(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
     struct mt_stack_change *ret_change)
 {
     struct mt_memo *memo = &thread->memo;
-    struct mt_registers r = *registers;
+    struct at at = {.sp = registers->sp, .ra = registers->pc + 1, .bp = registers->bp};
+    struct mt_chain_rule *chain = mt_chain_at(thread->chains, thread->chain_shift, registers->pc, registers->sp)->rules;
+    const struct mt_chain_rule *chain_end = chain + MT_CHAIN_FRAMES;
     uint64_t generation = (uint64_t)mt_load_relaxed(&stack->rule_generation) << 32 | mt_load_relaxed(&stack->unmap_generation);
-    size_t last = memo->count;            /* of the previous stack */
-    size_t kept = last, fresh = 0;        /* kept: states[0 .. kept) may still be met */
+    size_t kept = memo->count, fresh = 0; /* kept: so many of the previous stack may still be met */
+    struct readable readable = readable_now(stack, thread);
+    const struct mt_memo_place *places;
 
     /* An interrupted capture that never comes back (longjmp) leaves no half-made list. */
     memo->count = 0;
     mt_compiler_fence();
     if (MT_UNLIKELY(memo->generation != generation)) {
-        memo->generation = generation;
-        kept = last = 0;
+        begin_anew(thread, generation);
+        kept = 0;
     }
+    places = memo->places - 1; /* of frame kept - 1: places[kept] */
     for (;;) {
-        struct mt_memo_state *s;
+        enum mt_rule_kind kind;
         mt_rule rule;
 
-        while (kept && memo->states[kept - 1].sp < r.sp)
+        while (kept && places[kept].sp < at.sp)
             kept--;
-        s = kept ? &memo->states[kept - 1] : NULL;
-        if (s && s->sp == r.sp && s->pc == r.pc && (s->bp == r.bp || !s->bp_matters)) {
-            size_t stop;
+        if (kept && places[kept].sp == at.sp && places[kept].ra == at.ra &&
+            (MT_LIKELY(!(memo->frames[kept - 1].rule & BP_MATTERS)) || memo->frames[kept - 1].bp == at.bp)) {
+            struct at behind = at;
+            size_t so_far = fresh;
 
+#if !defined(MT_RA_BELOW_SP)
+            write_place(&memo->places[kept - 1], &at); /* the frame inside of it may be another one, and have its slot elsewhere */
+#endif
             if (MT_LIKELY(all_hold(memo, kept - 1)))
                 return replace_inner(stack, thread, kept, fresh, ret_change);
-            stop = first_changed(memo, kept - 1);
-            if (MT_UNLIKELY(fresh + (kept - stop) > memo->capacity) && !grow(stack, memo, fresh))
+            kept = go_on_behind(stack, memo, kept, &so_far, &behind);
+            if (!kept)
                 return false;
-            for (size_t i = kept; i-- > stop;) {
-                s = &memo->fresh[fresh++];
-                *s = memo->states[i];
-                s->bp = r.bp;
-                if (s->bp_slot)
-                    r.bp = *s->bp_slot;
-            }
-            /* The frame at `stop` stands, but leads elsewhere now. */
-            s->ra = *s->ra_slot;
-            if (!s->ra)
-                return false;
-            r.pc = mt_code_address(s->ra) - 1;
-            r.sp = (uintptr_t)s->ra_slot - (uintptr_t)mt_rule_ra_bytes(s->rule);
-            kept = stop;
+            at = behind;
+            fresh = so_far;
+            places = memo->places - 1;
+            chain_end = chain; /* it would be another one's */
             continue;
         }
-        /* Allocations come through the same few functions: as often as not this is the frame that was in this place last time. */
-        if (fresh < last && memo->states[last - 1 - fresh].pc == r.pc)
-            rule = memo->states[last - 1 - fresh].rule;
-        else
-            rule = mt_rule_get(stack, r.pc);
-        if (MT_UNLIKELY(fresh == memo->capacity) && !grow(stack, memo, fresh))
-            return false;
-        s = &memo->fresh[fresh++];
-        s->pc = r.pc;
-        s->sp = r.sp;
-        s->bp = r.bp;
-        s->rule = rule;
-        if (MT_UNLIKELY(mt_rule_kind(rule) == MT_RULE_END)) {
-            s->ra_slot = NULL; /* no check of it: return_slots[0] is never looked at */
-            s->bp_slot = NULL;
-            return replace_inner(stack, thread, 0, fresh, ret_change);
+        rule = next_rule(stack, &chain, chain_end, at.ra - 1);
+        kind = mt_rule_kind(rule);
+        if (MT_UNLIKELY(fresh == memo->capacity)) {
+            if (!grow(stack, memo, fresh))
+                return false;
+            places = memo->places - 1;
         }
-        if (MT_UNLIKELY(mt_rule_kind(rule) != MT_RULE_SP && mt_rule_kind(rule) != MT_RULE_BP) ||
-            MT_UNLIKELY(!step(stack, thread, rule, &r, s)))
+        write_place(&memo->fresh_places[fresh], &at);
+        write_frame(&memo->fresh_frames[fresh++], rule, at.bp);
+        if (MT_UNLIKELY(kind == MT_RULE_END))
+            return replace_inner(stack, thread, 0, fresh, ret_change);
+        if (MT_UNLIKELY(kind != MT_RULE_SP && kind != MT_RULE_BP) || MT_UNLIKELY(!step(&readable, rule, &at)))
             return false;
     }
 }

@@ -71,14 +71,18 @@ struct mt_stack_buffer {
     size_t capacity;
 };
 
-/* A frame of a kept stack (memo.c). */
-struct mt_memo_state {
-    uintptr_t pc, sp, bp;
-    const uintptr_t *ra_slot; /* where its return address lies */
-    uintptr_t ra;
-    const uintptr_t *bp_slot; /* where it saved the frame pointer; NULL where it did not */
-    uint64_t rule;
-    uint64_t bp_matters; /* some frame from here outwards is found by this frame's bp */
+/* Where a frame of a kept stack is (memo.c), and the word of the stack that says so. */
+struct mt_memo_place {
+    uintptr_t sp, ra; /* ra: its pc + 1 */
+#if !defined(MT_RA_BELOW_SP)
+    const uintptr_t *slot; /* in the frame inside of it */
+    uintptr_t word;
+#endif
+};
+
+struct mt_memo_frame {
+    uint64_t rule; /* and MT_MEMO_BP_MATTERS */
+    uintptr_t bp;
 };
 
 /* A word of the stack that must hold what it held. */
@@ -89,13 +93,23 @@ struct mt_memo_check {
 
 /* Arrays of `capacity` items, outermost frame first, in one mapping. */
 struct mt_memo {
-    struct mt_memo_state *states;
-    struct mt_memo_state *fresh;        /* scratch, innermost first */
-    struct mt_memo_check *return_slots; /* of states[1 ...]; that of states[i] is return_slots[i] */
+    struct mt_memo_place *places;
+    struct mt_memo_frame *frames;
+    struct mt_memo_place *fresh_places; /* scratch, innermost first */
+    struct mt_memo_frame *fresh_frames;
     struct mt_memo_check *bp_slots;     /* of the frames where it matters */
-    uint32_t *bp_owners;                /* index in states of each of bp_slots */
+    uint32_t *bp_owners;                /* index of the frame of each of bp_slots */
     size_t count, bp_count, capacity;
     uint64_t generation; /* of rules and mappings, when the list was made */
+};
+
+/* The rules of the frames that a capture at some pc and sp met last: it will mostly meet them again. A cache line. */
+#define MT_CHAIN_FRAMES 4u
+struct mt_chain {
+    struct mt_chain_rule {
+        uintptr_t pc;
+        uint64_t rule;
+    } rules[MT_CHAIN_FRAMES];
 };
 
 #define MT_STACK_RANGES 4u
@@ -108,6 +122,8 @@ struct mt_stack_thread {
     uint32_t *frames;
     uint32_t frame_count, frame_capacity;
     struct mt_memo memo;
+    struct mt_chain *chains;
+    unsigned chain_shift; /* 64 less the bits of its size; 0: no chains */
     struct mt_stack_buffer walked;
 };
 
@@ -119,8 +135,8 @@ struct mt_stack_change {
 /* Returns 0 or -errno. Loads nothing from disk. */
 int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lock *lock, bool verify);
 
-/* Memory for a thread's buffers; -ENOMEM leaves it unusable but harmless (captures give node 0). */
-int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack);
+/* Memory for a thread's buffers, with 2^chain_bits chains (1 or more); -ENOMEM leaves it unusable but harmless (captures give node 0). */
+int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack, unsigned chain_bits);
 void mt_stack_thread_finish(struct mt_stack_thread *thread);
 
 /*
@@ -147,10 +163,9 @@ static MT_ALWAYS_INLINE uint64_t mt_front_product(uintptr_t pc)
     return (pc * UINT64_C(0x9e3779b97f4a7c15)) & (UINT64_MAX >> 16);
 }
 
-/* A capture that begins at this pc is about to come. */
-static MT_ALWAYS_INLINE void mt_stack_prefetch(const struct mt_stack *stack, uintptr_t pc)
+static MT_ALWAYS_INLINE struct mt_chain *mt_chain_at(struct mt_chain *chains, unsigned shift, uintptr_t pc, uintptr_t sp)
 {
-    __builtin_prefetch(&stack->front[mt_front_product(pc) >> MT_FRONT_TAG_BITS]);
+    return &chains[((pc * 5 ^ sp >> 4) * UINT64_C(0x9e3779b97f4a7c15)) >> shift];
 }
 
 struct mt_code_range {

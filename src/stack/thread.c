@@ -43,7 +43,7 @@ int mt_stack_init(struct mt_stack *stack, struct mt_writer *writer, struct mt_lo
     return r;
 }
 
-int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack)
+int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack, unsigned chain_bits)
 {
     uint64_t before = mt_load_relaxed(&stack->private_bytes);
 
@@ -52,10 +52,10 @@ int mt_stack_thread_init(struct mt_stack_thread *thread, struct mt_stack *stack)
     thread->walked.capacity = FIRST_CAPACITY;
     thread->frames = mt_stack_pages(stack, FIRST_CAPACITY * sizeof(uint32_t));
     thread->frame_capacity = FIRST_CAPACITY;
-    if (!thread->walked.frames || !thread->frames || mt_memo_init(stack, &thread->memo) < 0)
+    if (!thread->walked.frames || !thread->frames || mt_memo_init(stack, thread, chain_bits) < 0)
         return -ENOMEM;
     /* Address space; resident are the first pages of the memo's arrays and of the frames, with the structure around this. */
-    mt_store_relaxed(&stack->private_bytes, before + 7 * MT_PAGE_BYTES);
+    mt_store_relaxed(&stack->private_bytes, before + 7 * MT_PAGE_BYTES + (sizeof(struct mt_chain) << chain_bits));
     return 0;
 }
 
@@ -65,7 +65,7 @@ void mt_stack_thread_finish(struct mt_stack_thread *thread)
         mt_sys_unmap(thread->walked.frames, thread->walked.capacity * sizeof(uint32_t));
     if (thread->frames)
         mt_sys_unmap(thread->frames, thread->frame_capacity * sizeof(uint32_t));
-    mt_memo_finish(&thread->memo);
+    mt_memo_finish(thread);
     memset(thread, 0, sizeof *thread);
 }
 

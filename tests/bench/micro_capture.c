@@ -99,7 +99,7 @@ int main(int argc, char **argv)
     struct timespec a, b;
     double ns;
 
-    if (mt_stack_load_unwinder() < 0 || mt_stack_init(&stack, &writer, &lock, false) < 0 || mt_stack_thread_init(&thread, &stack) < 0)
+    if (mt_stack_load_unwinder() < 0 || mt_stack_init(&stack, &writer, &lock, false) < 0 || mt_stack_thread_init(&thread, &stack, 10) < 0)
         return 1;
     /* main(), its callers, work() and the paths are some 8 frames already; the rest is descend()'s. */
     descend(depth > 8 ? depth - 8 : 0, 1000);

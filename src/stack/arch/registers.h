@@ -3,7 +3,8 @@
  *
  *   struct mt_registers     pc, sp, bp, and what else a step outwards may need
  *   MT_CALLER_REGISTERS()   of the function in which it is used
- *   MT_CALLER_PC()          the same's pc alone, for a prefetch
+ *   MT_CALLER_PC(), MT_CALLER_SP()   of the same, alone, for a prefetch
+ *   MT_RA_BELOW_SP          defined where the return address always lies right below the sp that there is after the return
  *
  * The generic folder has no rules: stacks are stepped by libunwind (-Dunwinder=libunwind, or a processor without a folder).
  */

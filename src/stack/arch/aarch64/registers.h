@@ -23,6 +23,7 @@ struct mt_registers {
 #define MT_CALLER_REGISTERS()                                                                                          \
     ((struct mt_registers){MT_CALLER_PC(), MT_ENTRY_SP(), ((uintptr_t *)__builtin_frame_address(0))[0], 0})
 
+#define MT_CALLER_SP() MT_ENTRY_SP()
 #define MT_CALLER_PC() ((uintptr_t)__builtin_extract_return_addr(__builtin_return_address(0)) - 1)
 
 #endif

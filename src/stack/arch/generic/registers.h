@@ -13,6 +13,7 @@ struct mt_registers {
 /* The caller of the function in which this is used. */
 #define MT_CALLER_REGISTERS() ((struct mt_registers){MT_CALLER_PC(), (uintptr_t)__builtin_frame_address(0)})
 
+#define MT_CALLER_SP() ((uintptr_t)__builtin_frame_address(0))
 #define MT_CALLER_PC() ((uintptr_t)__builtin_extract_return_addr(__builtin_return_address(0)) - 1)
 
 #endif

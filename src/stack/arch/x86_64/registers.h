@@ -20,5 +20,9 @@ struct mt_registers {
     })
 
 #define MT_CALLER_PC() (((uintptr_t *)__builtin_frame_address(0))[1] - 1)
+#define MT_CALLER_SP() ((uintptr_t)__builtin_frame_address(0) + 2 * sizeof(uintptr_t))
+
+/* A return address lies right below the stack pointer that there is after the return. */
+#define MT_RA_BELOW_SP 1
 
 #endif
