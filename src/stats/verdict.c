@@ -4,13 +4,14 @@
  *
  * With w = MT_STATS_WARM_UP and a lag of one iteration the cohorts w + 1 .. N - 1 are judged, at the end of iteration N. Gates, in their order:
  *   cohorts    those with survivors: binomial tail at 0.25 (a callsite without a leak has some in a cohort now and then), <= 0.001
- *   retention  deaths / at risk <= 1 %, its upper 95 % bound <= 15 %
+ *   retention  deaths / at risk <= 1 %, its upper 95 % bound <= 15 %; or as little of the bytes, where it is small blocks that go (the storage
+ *              of a list that grows, beside what is put into it)
  *   net        what older cohorts lost meanwhile is at most a tenth of what survived
  *   plateau    the last cohort has survivors, the last quarter is not below the earlier ones by more than 2.33 standard errors,
  *              nor do survivors get fewer from cohort to cohort (Mann-Kendall or least squares, one-sided 0.05); a decline of less
  *              than a tenth is none, however sure it is: work that is the same each time may have one block less now and then
  *   halves     the younger half left at least half as much as the older one, and the total grew by at least half as much
- *   slows      surely (0.01) the last cohorts leave at least half as much as the first
+ *   slows      surely (0.01) the last cohorts leave at least half as much as the first, in blocks or in bytes
  *   effect     Theil-Sen's lower 95 % bound of aged bytes per iteration is worth a line
  *
  * The gates before `slows` look for signs of an end, and noise can hide them: novelty that dies out slowly has few and uneven cohorts, and passes
@@ -225,7 +226,7 @@ struct judged { /* what the gates look at */
     unsigned first, last, count; /* cohorts */
     unsigned with_survivors;
     double gross, net_share, younger;
-    double risk, deaths;
+    double risk, death_share;
     double slows_p;
     bool levels_off;
 };
@@ -236,10 +237,14 @@ static struct judged judge(const struct mt_cohorts *c, unsigned first, double sl
 
     j.count = j.last - j.first + 1;
     j.risk = sum(c->at_risk, j.first, j.last);
-    j.deaths = sum(c->deaths, j.first, j.last);
     for (unsigned i = j.first; i <= j.last; i++)
         j.with_survivors += c->survivor_blocks[i] > 0;
     j.gross = sum(c->survivor_bytes, j.first, j.last);
+    j.death_share = j.risk > 0 ? sum(c->deaths, j.first, j.last) / j.risk : 0;
+    if (j.gross > 0) {
+        double went = sum(c->death_bytes, j.first, j.last);
+        j.death_share = fmin(j.death_share, went / (went + j.gross));
+    }
     j.net_share = j.gross > 0 ? 1 - sum(c->death_bytes, 0, first - 1) / j.gross : 0;
     j.levels_off = levels_off(c->survivor_blocks + j.first, j.count) || levels_off(c->survivor_bytes + j.first, j.count);
     j.younger = fmin(younger_share(c->survivor_blocks + j.first, j.count),
@@ -261,7 +266,7 @@ static enum mt_gate first_gate(const struct mt_cohorts *c, const struct judged *
         return MT_GATE_PLATEAU;
     if (j->younger < 0.5 || total_levels_off(c, j->first))
         return MT_GATE_HALVES;
-    if (may_slow(c->survivor_blocks + j->first, j->count, j->slows_p))
+    if (may_slow(c->survivor_blocks + j->first, j->count, j->slows_p) && may_slow(c->survivor_bytes + j->first, j->count, j->slows_p))
         return MT_GATE_SLOWS;
     if (!(f->bytes_per_iteration.low >= c->floor_bytes))
         return MT_GATE_EFFECT;
@@ -272,8 +277,8 @@ static enum mt_gate first_gate(const struct mt_cohorts *c, const struct judged *
 static void pass_gates(const struct mt_cohorts *c, const struct judged *j, struct mt_finding *f)
 {
     f->p = mt_stats_binomial_tail(j->with_survivors, j->count, CHANCE);
-    f->retention_deaths = j->risk > 0 ? j->deaths / j->risk : 0;
-    f->retention_upper = mt_stats_proportion_upper(j->deaths, j->risk, 0.95);
+    f->retention_deaths = j->death_share;
+    f->retention_upper = mt_stats_proportion_upper(j->death_share * j->risk, j->risk, 0.95);
     f->gate = first_gate(c, j, f);
 }
 
