@@ -47,7 +47,7 @@ def bytes_of(limit):
         return limit
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", str(limit), re.IGNORECASE)
     if not match:
-        raise pytest.UsageError("memtrace: max_peak={!r} is no number of bytes such as 1000000, '800k' or '64M'".format(limit))
+        raise ValueError("memtrace: max_peak={!r} is no number of bytes such as 1000000, '800k' or '64M'".format(limit))
     return int(float(match.group(1)) * UNITS[match.group(2).lower()])
 
 
@@ -55,13 +55,13 @@ class Limits:
     def __init__(self, mark):
         wrong = set(mark.kwargs) - NAMES
         if mark.args or wrong:
-            raise pytest.UsageError("memtrace: the mark takes max_peak, leaks and iterations, not {}".format(
+            raise ValueError("memtrace: the mark takes max_peak, leaks and iterations, not {}".format(
                 ", ".join(sorted(map(str, wrong or mark.args)))))
         self.max_peak = bytes_of(mark.kwargs["max_peak"]) if "max_peak" in mark.kwargs else None
         self.leaks = mark.kwargs.get("leaks")
         self.iterations = mark.kwargs.get("iterations", 12 if self.leaks is not None else 1)
         if self.leaks is not None and self.iterations < 8:
-            raise pytest.UsageError("memtrace: {} iterations are too few to tell a leak".format(self.iterations))
+            raise ValueError("memtrace: {} iterations are too few to tell a leak".format(self.iterations))
 
 
 def repeat(function, arguments, name, iterations):
@@ -161,7 +161,10 @@ def pytest_pyfunc_call(pyfuncitem):
     mark = pyfuncitem.get_closest_marker("memtrace")
     if mark is None:
         return None
-    limits = Limits(mark)
+    try:
+        limits = Limits(mark)
+    except ValueError as error:
+        pytest.fail(str(error), pytrace=False)
     if not memtrace.active():
         unmeasured.append(pyfuncitem.nodeid)
         return None
