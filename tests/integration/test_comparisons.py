@@ -150,6 +150,23 @@ class Comparisons(harness.Case):
         self.assertEqual(rows["peak"]["min_bytes"], rows["peak"]["max_bytes"])
         self.assertLessEqual(rows["rss"]["max_bytes"], 1.1 * rows["rss"]["min_bytes"])
 
+    def test_runs_of_a_real_program(self):
+        """Ten times the same: peak live bytes within 1 %, resident memory within 10 %, as `runs` shows it."""
+        folder = os.path.join(self.folder, "package")
+        os.mkdir(folder)
+        for i in range(6):
+            with open(f"{folder}/module_{i}.py", "w") as f:
+                f.write("\n".join(f"def function_{n}(a, b={n}):\n    \"\"\"Number {n}.\"\"\"\n    return [a * {n}, b, 'text {n}']\n" for n in range(60)))
+        done = harness.memtrace("run", "-o", self.db, "--label", "compile", "--repeat", "10", "--", "/usr/bin/python3", "-m", "compileall", "-f", "-q",
+                                folder, seconds=200)
+        self.assertEqual(done.status, 0, done.err)
+        rows = self.rows("runs")
+        self.assertEqual([(r["status"], r["exit_status"], r["lost_events"]) for r in rows], [("complete", 0, 0)] * 10)
+        for column, share in (("peak_live_bytes", 1.01), ("peak_rss_bytes", 1.1)):
+            values = [r[column] for r in rows]
+            self.assertLessEqual(max(values), share * min(values), (column, values))
+        self.assertGreater(rows[0]["peak_live_bytes"], 1 << 20)
+
     def test_sql_functions(self):
         self.sizes("", 10)
         values = "WITH v (x, y) AS (VALUES (1, 2), (2, 1), (3, 4), (4, 8), (5, 9), (6, 11), (7, NULL)) "

@@ -312,6 +312,26 @@ static void gates(void **state)
     }
 }
 
+/* The same where noise is skewed with a long tail, and where it is of whole pages with many ties. */
+static void gates_of_other_noise(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        int by_p = 0, alarms = 0;
+        for (int i = 0; i < 1000; i++) {
+            double v[20];
+            struct mt_comparison c;
+            for (int n = 0; n < 20; n++)
+                v[n] = k == 0 ? 1e8 * exp(noise(0.5)) : 4096 * floor(25000 + noise(2));
+            c = mt_stats_compare(v, 10, v + 10, 10);
+            by_p += c.p <= MT_STATS_GATE_P;
+            alarms += mt_stats_is_regression(&c, c.p, mt_stats_median(v, 10));
+        }
+        assert_in_range(by_p, 0, 16);
+        assert_in_range(alarms, 0, 10);
+    }
+}
+
 static void benjamini_hochberg(void **state)
 {
     double q[5];
@@ -464,7 +484,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(student), cmocka_unit_test(verdict_slows), cmocka_unit_test(binomial), cmocka_unit_test(quantiles), cmocka_unit_test(pairs),
         cmocka_unit_test(order_statistics), cmocka_unit_test(theil_sen_rank), cmocka_unit_test(theil_sen_edges),
         cmocka_unit_test(mann_kendall_enumerated), cmocka_unit_test(fits), cmocka_unit_test(growth), cmocka_unit_test(mann_whitney),
-        cmocka_unit_test(hodges_lehmann_rank), cmocka_unit_test(smallest_effect), cmocka_unit_test(gates), cmocka_unit_test(benjamini_hochberg),
+        cmocka_unit_test(hodges_lehmann_rank), cmocka_unit_test(smallest_effect), cmocka_unit_test(gates), cmocka_unit_test(gates_of_other_noise), cmocka_unit_test(benjamini_hochberg),
         cmocka_unit_test(verdict_leak), cmocka_unit_test(verdict_others)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
