@@ -39,7 +39,8 @@ static int read_series(struct mt_store *store, int64_t process_id, struct series
         "WITH i AS (SELECT iteration, live_bytes, rss_bytes, ended_ns FROM iterations WHERE process_id = ?1 AND ended_ns NOT NULL "
         "AND iteration > ?2 AND iteration % (SELECT 1 + count(*) / 500 FROM iterations WHERE process_id = ?1) = 0 "
         "AND iteration <= (SELECT max(iteration) FROM iterations WHERE process_id = ?1) "
-        "- coalesce((SELECT torn_down FROM judged WHERE process_id = ?1), 0)) "
+        "- coalesce((SELECT torn_down FROM judged WHERE process_id = ?1), 0) "
+        "AND NOT (label = 'exit' AND iteration = (SELECT max(iteration) FROM iterations WHERE process_id = ?1))) "
         "SELECT iteration, live_bytes, rss_bytes, (SELECT overhead_bytes FROM memory_samples AS m WHERE m.process_id = ?1 "
         "AND m.at_ns <= i.ended_ns ORDER BY m.at_ns DESC LIMIT 1), (SELECT mapped_bytes FROM memory_samples AS m "
         "WHERE m.process_id = ?1 AND m.at_ns <= i.ended_ns ORDER BY m.at_ns DESC LIMIT 1) FROM i ORDER BY iteration";
