@@ -4,6 +4,7 @@ import collections
 import json
 import math
 import os
+import re
 
 import harness
 
@@ -110,6 +111,15 @@ class Leaks(harness.Case):
         told = json.loads(harness.memtrace("leaks", "-d", self.db, "--process", "--json").out)
         self.assertEqual([p["conclusion"] for p in told], ["suspect"])
         self.assertEqual(harness.memtrace("leaks", "-d", self.db, "--fail-on", "suspect").status, 1)
+
+    def test_simulation(self):
+        """200 repetitions of every generator: no `leak` without one, and leaks by chance at the rates predicted."""
+        done = harness.plain([os.environ["MT_SIMULATION"], "200", "1", str(N)])
+        self.assertEqual(done.status, 0, done.out.decode()[-2000:])
+        text = done.out.decode()
+        self.assertEqual(re.findall(r"^  [a-z ]+ (\d+) of \d{4}$", text, re.M), ["0", "0", "0"], text)
+        for name in ("leak, 1 block an iteration", "leak, 2 in Poisson(100)", "leak, ever larger blocks"):
+            self.assertEqual(re.search(re.escape(name) + r" +([01]\.\d+)", text)[1], "1.0000")
 
     def test_without_iterations(self):
         result = self.trace(harness.target("basic"), how="run")
