@@ -109,11 +109,16 @@ double mt_stats_normal_quantile(double p)
     return p > 0.5 ? -solve(normal_at, NULL, 1 - p, -40, 0) : solve(normal_at, NULL, p, -40, 0);
 }
 
-static double student_at(double t, const double *with)
+double mt_stats_t_cdf(double t, double degrees)
 {
-    double degrees = with[0], tail = 0.5 * mt_stats_incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t));
+    double tail = 0.5 * mt_stats_incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t));
 
     return t < 0 ? tail : 1 - tail;
+}
+
+static double student_at(double t, const double *with)
+{
+    return mt_stats_t_cdf(t, with[0]);
 }
 
 double mt_stats_t_quantile(double p, double degrees)

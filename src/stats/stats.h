@@ -30,6 +30,7 @@ double mt_stats_proportion_lower(double k, double n, double confidence);
 double mt_stats_normal_cdf(double z);
 double mt_stats_normal_quantile(double p);
 double mt_stats_t_quantile(double p, double degrees);
+double mt_stats_t_cdf(double t, double degrees);
 double mt_stats_incomplete_beta(double a, double b, double x); /* regularized */
 
 /*
@@ -112,6 +113,7 @@ const char *mt_stats_verdict_name(enum mt_verdict verdict);
     X(NET, "net", "as much of the older memory goes as younger memory stays")                                          \
     X(PLATEAU, "plateau", "the last iterations left less behind than those before")                                    \
     X(HALVES, "halves", "the younger half of the iterations left much less behind than the older half")                \
+    X(SLOWS, "slows", "it may be slowing down: the iterations are too few, or too unlike each other, to rule that out")   \
     X(EFFECT, "effect", "the growth is too small, or not sure to be there")                                            \
     X(FAMILY, "family", "among as many callsites, one like it may be chance")                                          \
     X(LOSS, "loss", "the run lost events")

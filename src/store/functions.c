@@ -5,6 +5,7 @@
  *   theil_sen(x, y)       the median slope of y against x; theil_sen_low and theil_sen_high: its 95 % interval
  *   mann_kendall_p(x, y)  two-sided p of a trend in y, in the order of x
  *   human_size(bytes)     '1.5 MiB'
+ *   stack(site_id)        functions from the innermost on, separated by `;`, in a memtrace database; stack(site_id, n): n of them at most
  *
  * Built twice: into memtrace, and as an extension that sqlite3 and Python load (extension.c includes this file).
  */
@@ -168,6 +169,37 @@ static void human_size(sqlite3_context *context, int count, sqlite3_value **argu
     sqlite3_result_text(context, text, -1, SQLITE_TRANSIENT);
 }
 
+static size_t first_frames(const char *text, sqlite3_int64 frames)
+{
+    size_t length = 0;
+
+    while (text[length] && (text[length] != ';' || --frames > 0))
+        length++;
+    return length;
+}
+
+/* The view has it for rows that name a callsite; this is for all that have but its number. */
+static void stack(sqlite3_context *context, int count, sqlite3_value **arguments)
+{
+    sqlite3 *db = sqlite3_context_db_handle(context);
+    sqlite3_int64 frames = count > 1 ? sqlite3_value_int64(arguments[1]) : INT64_MAX;
+    sqlite3_stmt *statement;
+
+    if (sqlite3_value_type(arguments[0]) == SQLITE_NULL || frames < 1)
+        return;
+    if (sqlite3_prepare_v2(db, "SELECT stack FROM sites WHERE site_id = ?1", -1, &statement, NULL) != SQLITE_OK) {
+        sqlite3_result_error(context, "stack(): not a memtrace database", -1);
+        return;
+    }
+    sqlite3_bind_value(statement, 1, arguments[0]);
+    if (sqlite3_step(statement) == SQLITE_ROW) {
+        const char *text = (const char *)sqlite3_column_text(statement, 0);
+        if (text)
+            sqlite3_result_text64(context, text, first_frames(text, frames), SQLITE_TRANSIENT, SQLITE_UTF8);
+    }
+    sqlite3_finalize(statement);
+}
+
 int store_functions(sqlite3 *db)
 {
     static const struct {
@@ -179,6 +211,8 @@ int store_functions(sqlite3 *db)
     const int flags = SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS;
     int rc = sqlite3_create_function_v2(db, "human_size", 1, flags, NULL, human_size, NULL, NULL, NULL);
 
+    for (int arguments = 1; arguments <= 2 && rc == SQLITE_OK; arguments++)
+        rc = sqlite3_create_function_v2(db, "stack", arguments, SQLITE_UTF8, NULL, stack, NULL, NULL, NULL);
     for (size_t i = 0; i < sizeof(aggregates) / sizeof(aggregates[0]) && rc == SQLITE_OK; i++)
         rc = sqlite3_create_window_function(db, aggregates[i].name, aggregates[i].arguments, flags,
             (void *)(intptr_t)aggregates[i].what, step, finish, value, inverse, NULL);

@@ -1,394 +1,21 @@
 /*
- * What share of simulated callsites gets which verdict: generators that leak and generators that do not, among them all of those
- * the method was tuned on, and others. usage: leak_simulation [REPETITIONS [SEED]]; prints a table for each number of
- * iterations. Exit status 1 if at N >= 12 a generator without a leak was called one more than 5 times in 10,000. A queue or a cache whose
- * bound lies beyond N looks like a leak and cannot be told from one: those rows do not count.
+ * What share of simulated callsites gets which verdict, after 12, 24 and 48 iterations: those that the method's gates were chosen on, and
+ * others (leak_generators.h). usage: leak_simulation [REPETITIONS [SEED [N]]], or leak_simulation --predict CHANCE N
+ *
+ * Exit status 1 if a callsite without a leak is called one more often than in 0.2 % (99.9 % one-sided), or if leaks by chance are not found at
+ * the rates that the method predicts.
+ *
+ * A queue or a cache whose bound lies beyond N looks like a leak, and no method can tell. `beyond` marks these rows by what the callsites
+ * did, not by their verdicts: over all repetitions, what was left behind by the last quarter of the judged iterations is at least half as much as by
+ * those before, and next to nothing of it was freed.
  */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "leak_generators.h"
 #include "stats/stats.h"
-
-enum { ENDS_MAX = 20, SIZE = 1000, NEVER = 1 << 30 };
-
-static uint64_t state;
-static int ends;
-/* survivors: [birth][end] */
-static double blocks[ENDS_MAX + 1][ENDS_MAX + 1], bytes[ENDS_MAX + 1][ENDS_MAX + 1];
-
-static double uniform(void)
-{
-    state ^= state >> 12;
-    state ^= state << 25;
-    state ^= state >> 27;
-    return ((double)(state * UINT64_C(0x2545f4914f6cdd1d) >> 11) + 0.5) / 0x1p53;
-}
-
-static int below(int n)
-{
-    return (int)(uniform() * n);
-}
-
-static int poisson(double mean)
-{
-    double limit = exp(-mean), product = uniform();
-    int n = 0;
-
-    for (; product > limit; n++)
-        product *= uniform();
-    return n;
-}
-
-/* Born in iteration b, freed in iteration d (before its end). */
-static void sized(int b, int d, double size)
-{
-    for (int i = b ? b : 1; i <= ends && i < d; i++) {
-        blocks[b][i] += 1;
-        bytes[b][i] += size;
-    }
-}
-
-static void block(int b, int d)
-{
-    sized(b, d, SIZE);
-}
-
-/* ---- without a leak */
-
-static void turnover(double residence)
-{
-    for (int b = 1 - 8 * (int)residence; b <= ends; b++)
-        for (int n = poisson(20); n > 0; n--) {
-            int d = b + 1;
-            while (uniform() > 1 / residence)
-                d++;
-            if (d > 1)
-                block(b < 0 ? 0 : b, d);
-        }
-}
-
-static void turnover_3(void)
-{
-    turnover(3);
-}
-
-static void pool_25(void)
-{
-    turnover(25);
-}
-
-static void falling(double first, double tau)
-{
-    for (int b = 1; b <= ends; b++)
-        for (int n = poisson(first * exp(-(b - 1) / tau)); n > 0; n--)
-            block(b, NEVER);
-}
-
-static void warm_up(void)
-{
-    falling(100, 1.5);
-}
-
-static void interned_3(void)
-{
-    falling(50, 3);
-}
-
-static void interned_6(void)
-{
-    falling(50, 6);
-}
-
-static void capped(int last)
-{
-    for (int b = 1; b <= last && b <= ends; b++)
-        block(b, NEVER);
-}
-
-static void cap_4(void)
-{
-    capped(4);
-}
-
-static void cap_8(void)
-{
-    capped(8);
-}
-
-static void cap_last_but_one(void)
-{
-    capped(ends - 2);
-}
-
-static void cap_noisy(void)
-{
-    for (int b = 1, left = 25; b <= ends && left > 0; b++)
-        for (int n = poisson(5); n > 0 && left > 0; n--, left--)
-            block(b, NEVER);
-}
-
-static void fifo(int depth)
-{
-    for (int b = 1; b <= ends; b++)
-        block(b, b + depth);
-}
-
-static void fifo_4(void)
-{
-    fifo(4);
-}
-
-static void fifo_8(void)
-{
-    fifo(8);
-}
-
-static void fifo_12(void)
-{
-    fifo(12);
-}
-
-static void lazy(void)
-{
-    for (int n = 0; n < 6; n++)
-        block(1 + (int)(uniform() * uniform() * ends), NEVER);
-}
-
-static void lazy_late(void)
-{
-    for (int n = 0; n < 4; n++)
-        block(1 + below(ends), NEVER);
-}
-
-/* A cache of 40 entries, keys at random out of 60: what is not used for long goes. */
-static void lru(void)
-{
-    int born[60], used[60], clock = 0, held = 0;
-
-    memset(born, 0, sizeof(born));
-    for (int b = 1; b <= ends; b++)
-        for (int n = 0; n < 12; n++) {
-            int key = below(60), oldest = -1;
-            used[key] = ++clock;
-            if (born[key])
-                continue;
-            if (held == 40) {
-                for (int k = 0; k < 60; k++)
-                    if (born[k] && k != key && (oldest < 0 || used[k] < used[oldest]))
-                        oldest = k;
-                block(born[oldest], b);
-                born[oldest] = 0;
-                held--;
-            }
-            born[key] = b;
-            held++;
-        }
-    for (int k = 0; k < 60; k++)
-        if (born[k])
-            block(born[k], NEVER);
-}
-
-static void flush_every(int period, int at)
-{
-    for (int b = 1; b <= ends; b++)
-        for (int n = 1 + poisson(3); n > 0; n--)
-            block(b, b + period - (b + at) % period);
-}
-
-static void flush_5(void)
-{
-    flush_every(5, 0);
-}
-
-static void sawtooth(void)
-{
-    int period = 3 + below(6);
-
-    flush_every(period, below(period));
-}
-
-static void grown_then_freed(void)
-{
-    int d = 2 + below(ends - 1);
-
-    for (int b = 1; b < d; b++)
-        block(b, d);
-}
-
-static void two_steps(void)
-{
-    for (int b = 1; b <= 2; b++)
-        block(b, NEVER);
-    for (int n = 0; n < 10; n++)
-        block(ends / 2, NEVER);
-}
-
-static void two_caches(void) /* each in one callsite, filled one after the other */
-{
-    for (int b = 1; b <= ends; b++)
-        for (int n = b <= 3 ? 4 : b >= 5 && b <= 7 ? 3 : 0; n > 0; n--)
-            block(b, NEVER);
-}
-
-static void vector(void) /* grows by an item each iteration; its storage doubles */
-{
-    int capacity = 4, born = 1;
-
-    for (int items = 1, b = 1; b <= ends; b++, items += 3) {
-        if (items <= capacity)
-            continue;
-        sized(born, b, SIZE * capacity);
-        while (capacity < items)
-            capacity *= 2;
-        born = b;
-    }
-    sized(born, NEVER, SIZE * capacity);
-}
-
-static void borrowed(void) /* freed in the next iteration */
-{
-    for (int b = 1; b <= ends; b++)
-        for (int n = poisson(100); n > 0; n--)
-            block(b, b + 1 + (uniform() < 0.3));
-}
-
-static void drift(void) /* the size of a steady buffer wanders */
-{
-    double size = 50 * SIZE;
-
-    for (int b = 1; b <= ends; b++) {
-        size += (uniform() - 0.5) * 10 * SIZE;
-        sized(b, b + 1, size);
-    }
-}
-
-static void rare_turnover(void) /* one block, replaced now and then */
-{
-    int born = 0;
-
-    for (int b = 1; b <= ends; b++)
-        if (uniform() < 0.4) {
-            block(born, b);
-            born = b;
-        }
-    block(born, NEVER);
-}
-
-/* ---- with one */
-
-static void leak_one(void)
-{
-    for (int b = 1; b <= ends; b++)
-        block(b, NEVER);
-}
-
-static void leak_two_in_noise(void)
-{
-    for (int b = 1; b <= ends; b++) {
-        block(b, NEVER);
-        block(b, NEVER);
-        for (int n = poisson(100); n > 0; n--)
-            block(b, b + 1);
-    }
-}
-
-static void leak_larger(void)
-{
-    for (int b = 1; b <= ends; b++)
-        sized(b, NEVER, SIZE * b);
-}
-
-static void leak_poisson_3(void)
-{
-    for (int b = 1; b <= ends; b++)
-        for (int n = poisson(3); n > 0; n--)
-            block(b, NEVER);
-}
-
-static void leak_poisson_10(void)
-{
-    for (int b = 1; b <= ends; b++)
-        for (int n = poisson(10); n > 0; n--)
-            block(b, NEVER);
-}
-
-static void leak_by_chance(double chance)
-{
-    for (int b = 1; b <= ends; b++)
-        if (uniform() < chance)
-            block(b, NEVER);
-}
-
-static void leak_half(void)
-{
-    leak_by_chance(0.5);
-}
-
-static void leak_fifth(void)
-{
-    leak_by_chance(0.2);
-}
-
-static void leak_after_warm_up(void)
-{
-    falling(100, 1.5);
-    leak_one();
-}
-
-static void leak_late(void) /* begins in iteration 4 */
-{
-    for (int b = 4; b <= ends; b++)
-        block(b, NEVER);
-}
-
-static void leak_by_growing(void) /* one block, reallocated larger each time */
-{
-    for (int b = 1; b <= ends; b++)
-        sized(b, b + 1, SIZE * b);
-}
-
-static const struct generator {
-    const char *name;
-    void (*generate)(void);
-    bool leaks, hidden; /* hidden: its bound lies beyond some of the numbers of iterations */
-} generators[] = {
-    {"turnover, 3 iterations' residence", turnover_3, false, false},
-    {"steady pool, 25 iterations' residence", pool_25, false, false},
-    {"warm-up, tau 1.5", warm_up, false, false},
-    {"interned strings, novelty tau 3", interned_3, false, false},
-    {"interned strings, novelty tau 6", interned_6, false, false},
-    {"cache capped at iteration 4", cap_4, false, false},
-    {"cache capped at iteration 8", cap_8, false, false},
-    {"cache capped at iteration N - 2", cap_last_but_one, false, false},
-    {"cache of 25, 5 a time", cap_noisy, false, false},
-    {"FIFO of 4", fifo_4, false, false},
-    {"FIFO of 8", fifo_8, false, true},
-    {"FIFO of 12", fifo_12, false, true},
-    {"lazy initialisation, early", lazy, false, false},
-    {"lazy initialisation, any time", lazy_late, false, false},
-    {"LRU of 40, random keys of 60", lru, false, false},
-    {"flush every 5", flush_5, false, false},
-    {"sawtooth buffer", sawtooth, false, false},
-    {"grown, then freed", grown_then_freed, false, false},
-    {"cache in two steps", two_steps, false, false},
-    {"two caches, one after the other", two_caches, false, false},
-    {"vector that doubles", vector, false, false},
-    {"borrowed for 1 or 2 iterations", borrowed, false, false},
-    {"buffer of wandering size", drift, false, false},
-    {"one block, now and then replaced", rare_turnover, false, false},
-    {"leak, 1 block an iteration", leak_one, true, false},
-    {"leak, 2 in Poisson(100)", leak_two_in_noise, true, false},
-    {"leak, ever larger blocks", leak_larger, true, false},
-    {"leak, Poisson(10) an iteration", leak_poisson_10, true, false},
-    {"leak, Poisson(3) an iteration", leak_poisson_3, true, false},
-    {"leak behind a warm-up", leak_after_warm_up, true, false},
-    {"leak that begins in iteration 4", leak_late, true, false},
-    {"leak with probability 0.5", leak_half, true, false},
-    {"leak with probability 0.2", leak_fifth, true, false},
-    {"leak by reallocation", leak_by_growing, true, false},
-};
 
 static enum mt_verdict verdict_of(void)
 {
@@ -418,38 +45,185 @@ static enum mt_verdict verdict_of(void)
     return f.verdict;
 }
 
-int main(int argc, char **argv)
+
+/* What the repetitions of a generator came to. */
+struct row {
+    int share[5];
+    double left[ENDS_MAX + 1], risk, deaths; /* of judged cohorts */
+};
+
+static bool is_beyond(const struct row *row)
 {
-    static const int iterations[] = {10, 12, 20};
-    int repetitions = argc > 1 ? atoi(argv[1]) : 20000, wrong = 0, all = 0;
-    bool too_often = false;
-    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    int first = MT_STATS_WARM_UP + 1, count = ends - first, last = count / 4;
+    double early = 0, late = 0;
 
-    for (size_t k = 0; k < 3; k++) {
-        ends = iterations[k];
-        printf("N = %-35d %8s %8s %8s %8s %8s\n", ends, "leak", "suspect", "warm-up", "bounded", "noise");
-        for (size_t g = 0; g < sizeof(generators) / sizeof(generators[0]); g++) {
-            int share[5] = {0};
+    for (int b = first; b < ends; b++)
+        *(b < ends - last ? &early : &late) += row->left[b];
+    return early > 0 && late / last >= 0.5 * early / (count - last) && row->deaths <= 0.01 * row->risk;
+}
 
-            state = seed * UINT64_C(0x9e3779b97f4a7c15) + g + 1;
-            for (int i = 0; i < repetitions; i++) {
-                memset(blocks, 0, sizeof(blocks));
-                memset(bytes, 0, sizeof(bytes));
-                generators[g].generate();
-                share[verdict_of()]++;
-            }
-            printf("%-39s", generators[g].name);
-            for (int v = MT_VERDICT_LEAK; v >= 0; v--)
-                printf(" %8.4f", (double)share[v] / repetitions);
-            putchar('\n');
-            if (!generators[g].leaks && !generators[g].hidden && ends >= 12) {
-                all += repetitions;
-                wrong += share[MT_VERDICT_LEAK];
-                too_often |= share[MT_VERDICT_LEAK] * 10000.0 > 5.0 * repetitions;
+static struct row simulate(const struct generator *g, int repetitions, uint64_t seed)
+{
+    struct row row = {{0}, {0}, 0, 0};
+
+    random_state = seed;
+    for (int i = 0; i < repetitions; i++) {
+        memset(blocks, 0, sizeof(blocks));
+        memset(bytes, 0, sizeof(bytes));
+        g->generate();
+        row.share[verdict_of()]++;
+        for (int b = MT_STATS_WARM_UP + 1; b < ends; b++) {
+            row.left[b] += blocks[b][ends];
+            for (int k = b + 1; k < ends; k++) {
+                row.risk += blocks[b][k];
+                row.deaths += blocks[b][k] - blocks[b][k + 1];
             }
         }
-        putchar('\n');
     }
-    printf("At N >= 12, %d of %d verdicts on callsites without a leak were `leak`.\n", wrong, all);
-    return too_often;
+    return row;
+}
+
+/* ---- what the method itself predicts ------------------------------------------------------------------------------------ */
+
+/*
+ * How many patterns of judged iterations, of those in which so many leave a block, are a `leak`: all of them, through the method. The
+ * other iterations change nothing: those of the warm-up are there all the while, the last is not judged.
+ */
+static void count_patterns(double *ret_leaks)
+{
+    unsigned count = (unsigned)ends - 1 - MT_STATS_WARM_UP;
+
+    memset(ret_leaks, 0, (count + 1) * sizeof(*ret_leaks));
+    for (unsigned long pattern = 0; pattern < 1ul << count; pattern++) {
+        unsigned with = (unsigned)__builtin_popcountl(pattern);
+        if (mt_stats_binomial_tail(with, count, 0.25) > 1e-3) /* the first gate, for speed */
+            continue;
+        memset(blocks, 0, sizeof(blocks));
+        memset(bytes, 0, sizeof(bytes));
+        for (unsigned i = 0; i < count; i++)
+            if (pattern >> i & 1)
+                block(MT_STATS_WARM_UP + 1 + (int)i, NEVER);
+        ret_leaks[with] += verdict_of() == MT_VERDICT_LEAK;
+    }
+}
+
+/* The rate of `leak` on a callsite that leaks a block with this chance in an iteration, exactly. */
+static double predicted(const double *leaks, double chance)
+{
+    unsigned count = (unsigned)ends - 1 - MT_STATS_WARM_UP;
+    double rate = 0;
+
+    for (unsigned with = 0; with <= count; with++)
+        rate += leaks[with] * pow(chance, with) * pow(1 - chance, count - with);
+    return rate;
+}
+
+/* Is so many of n what a rate of p gives, at 99.9 %? */
+static bool is_likely(int k, int n, double p)
+{
+    return mt_stats_proportion_lower(k, n, 0.9995) <= p && p <= mt_stats_proportion_upper(k, n, 0.9995);
+}
+
+static bool compare_predictions(int repetitions, uint64_t seed, int only)
+{
+    static const struct {
+        double chance;
+        const char *name;
+    } chances[] = {{0.2, "leak with probability 0.2"}, {0.5, "leak with probability 0.5"}, {0.9, "leak with probability 0.9"}};
+    double leaks[ENDS_MAX];
+    bool fine = true;
+
+    puts("leak by chance: the method's prediction, and what was found (99.9 % interval)");
+    for (ends = 12; ends <= 24; ends *= 2) {
+        if (only && only != ends)
+            continue;
+        count_patterns(leaks);
+        for (size_t k = 0; k < sizeof(chances) / sizeof(chances[0]); k++) {
+            const struct generator *g = k < 2 ? generators_chosen_on : generators_mended_by;
+            double p = predicted(leaks, chances[k].chance);
+            struct row row;
+            int found;
+
+            while (strcmp(g->name, chances[k].name) != 0)
+                g++;
+            row = simulate(g, repetitions, seed + k);
+            found = row.share[MT_VERDICT_LEAK];
+            printf("  N = %d, chance %.1f: %.5f, found %.5f (%.5f to %.5f)%s\n", ends, chances[k].chance, p, (double)found / repetitions,
+                mt_stats_proportion_lower(found, repetitions, 0.9995), mt_stats_proportion_upper(found, repetitions, 0.9995),
+                is_likely(found, repetitions, p) ? "" : "  WRONG");
+            fine &= is_likely(found, repetitions, p);
+        }
+    }
+    return fine;
+}
+
+/* ---- tables ------------------------------------------------------------------------------------------------------------- */
+
+/* A chance of a half leaves something in all of the 9 judged iterations once in 2^9 = 512 times, and is then a leak's very image. */
+#define WRONG_MOST 0.002
+
+struct told {
+    int wrong, all; /* `leak` where there is none */
+    bool too_often;
+};
+
+static void table(const char *title, const struct generator *g, int repetitions, uint64_t seed, struct told *told)
+{
+    printf("N = %d, %-32s %8s %8s %8s %8s %8s\n", ends, title, "leak", "suspect", "warm-up", "bounded", "noise");
+    for (int k = 0; g[k].name; k++) {
+        struct row row = simulate(&g[k], repetitions, seed * UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)k + 1);
+        bool beyond = !g[k].leaks && (ends < g[k].least || is_beyond(&row)), too_often;
+
+        printf("%-39s", g[k].name);
+        for (int v = MT_VERDICT_LEAK; v >= 0; v--)
+            printf(" %8.4f", (double)row.share[v] / repetitions);
+        too_often = !g[k].leaks && !beyond && mt_stats_proportion_lower(row.share[MT_VERDICT_LEAK], repetitions, 0.999) > WRONG_MOST;
+        puts(beyond ? "  beyond" : too_often ? "  TOO OFTEN" : "");
+        if (g[k].leaks || beyond)
+            continue;
+        told->all += repetitions;
+        told->wrong += row.share[MT_VERDICT_LEAK];
+        told->too_often |= too_often;
+    }
+    putchar('\n');
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *title;
+        const struct generator *generators;
+    } sets[] = {{"the gates were chosen on", generators_chosen_on}, {"mended by", generators_mended_by}, {"held out", generators_held_out}};
+    static const int iterations[] = {12, 24, 48};
+    int repetitions = argc > 1 ? atoi(argv[1]) : 20000;
+    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    struct told told[3] = {{0}};
+    bool fine;
+
+    if (argc == 4 && strcmp(argv[1], "--predict") == 0) { /* CHANCE N */
+        double leaks[ENDS_MAX];
+        ends = atoi(argv[3]);
+        if (ends < 4 || ends > 24)
+            return 2;
+        count_patterns(leaks);
+        printf("%.9f\n", predicted(leaks, atof(argv[2])));
+        return 0;
+    }
+    if (repetitions < 1)
+        return 2;
+    for (size_t k = 0; k < 3; k++)
+        for (size_t set = 0; set < 3; set++) {
+            ends = iterations[k];
+            if (argc > 3 && atoi(argv[3]) != ends)
+                continue;
+            table(sets[set].title, sets[set].generators, repetitions, seed + set, &told[set]);
+        }
+    fine = compare_predictions(repetitions, seed * 77, argc > 3 ? atoi(argv[3]) : 0);
+    puts("\n`leak` without a leak:");
+    for (size_t set = 0; set < 3; set++) {
+        printf("  %-28s %d of %d\n", sets[set].title, told[set].wrong, told[set].all);
+        fine &= !told[set].too_often;
+    }
+    return fine ? 0 : 1;
 }

@@ -2,7 +2,9 @@
 
 import collections
 import json
+import math
 import os
+import re
 
 import harness
 
@@ -14,6 +16,12 @@ SEEDS = int(os.environ.get("MT_LEAK_SEEDS", "40"))
 CERTAIN = {"leak_one": 1000, "leak_two_in_noise": 2000, "leak_in_turnover": 1000, "leak_mapping": 1 << 14, "leak_reachable": 1488}
 BOUNDED = """turnover_3 pool_25 warm_up cache_4 cache_8 fifo_4 lazy pool_that_doubles interned grown_then_freed lru flush_every_5 vector
 mapped constant""".split()
+
+
+def binomial_tails(k, n, p):
+    """How probable it is to be as far out as k, on the nearer side."""
+    terms = [math.comb(n, i) * p ** i * (1 - p) ** (n - i) for i in range(n + 1)]
+    return min(sum(terms[:k + 1]), sum(terms[k:]))
 
 
 class Leaks(harness.Case):
@@ -31,6 +39,7 @@ class Leaks(harness.Case):
         for seed in range(1, SEEDS + 1):
             for name, row in self.verdicts(self.corpus("bounded", seed)).items():
                 found[name][row["verdict"]] += 1
+        print(f"# {SEEDS} runs, verdicts:", dict(sum(found.values(), collections.Counter())))
         self.assertEqual({name: dict(counts) for name, counts in found.items() if counts["leak"]}, {})
         for name in BOUNDED:
             self.assertIn(name, found)
@@ -40,7 +49,8 @@ class Leaks(harness.Case):
             self.assertLessEqual(found[name]["suspect"], 1 + SEEDS // 50, name)
 
     def test_every_certain_leak_is_named(self):
-        for seed in range(1, SEEDS // 4 + 1):
+        by_chance = collections.Counter()
+        for seed in range(1, SEEDS + 1):
             rows = self.verdicts(self.corpus("leaks", seed))
             for name, size in CERTAIN.items():
                 row = rows[name]
@@ -58,8 +68,11 @@ class Leaks(harness.Case):
             # One block all the while, but for ever: a suspect, since nothing stays.
             self.assertEqual((rows["leak_by_realloc"]["verdict"], rows["leak_by_realloc"]["gate"]), ("suspect", "replaced"))
             for name in ("leak_half", "leak_fifth"):
-                if name in rows:
-                    self.assertIn(rows[name]["verdict"], ("leak", "suspect", "bounded", "warm-up", "noise"))
+                by_chance[name] += name in rows and rows[name]["verdict"] == "leak"
+        for name, chance in (("leak_half", "0.5"), ("leak_fifth", "0.2")):
+            predicted = float(harness.plain([os.environ["MT_SIMULATION"], "--predict", chance, str(N)]).out)
+            print(f"# {name}: {by_chance[name]} of {SEEDS} runs say leak; the method predicts {predicted * SEEDS:.2f}")
+            self.assertGreater(binomial_tails(by_chance[name], SEEDS, predicted), 0.0005)
 
     def test_cohorts_add_up(self):
         result = self.corpus("leaks")
@@ -83,6 +96,30 @@ class Leaks(harness.Case):
         self.assertEqual((rows["leak_one"]["verdict"], rows["leak_one"]["bytes_per_iteration"]), ("leak", 1000))
         rows = self.verdicts(self.corpus("bounded", iterations=300))
         self.assertEqual([n for n, r in rows.items() if r["verdict"] == "leak"], [])
+
+    def test_loss_forbids_the_verdict(self):
+        result = self.trace(CORPUS, "lossy", "1", str(N), how="run")
+        self.assertEqual((result.status, result.run()["status"]), (0, "lossy"))
+        self.assertEqual([tuple(r) for r in result.query("SELECT reason, count FROM loss")], [("sandbox", 1)])
+        rows = self.verdicts(result)
+        self.assertEqual([n for n, r in rows.items() if r["verdict"] == "leak"], [])
+        for name in [*CERTAIN, "leak_larger"]:
+            self.assertEqual((rows[name]["verdict"], rows[name]["gate"]), ("suspect", "loss"), name)
+        done = harness.memtrace("leaks", "-d", self.db, "--fail-on", "leak")
+        self.assertEqual(done.status, 0)
+        self.assertIn("Not sure: the run lost events.", done.out.decode())
+        told = json.loads(harness.memtrace("leaks", "-d", self.db, "--process", "--json").out)
+        self.assertEqual([p["conclusion"] for p in told], ["suspect"])
+        self.assertEqual(harness.memtrace("leaks", "-d", self.db, "--fail-on", "suspect").status, 1)
+
+    def test_simulation(self):
+        """200 repetitions of every generator: no `leak` without one, and leaks by chance at the rates predicted."""
+        done = harness.plain([os.environ["MT_SIMULATION"], "200", "1", str(N)])
+        self.assertEqual(done.status, 0, done.out.decode()[-2000:])
+        text = done.out.decode()
+        self.assertEqual(re.findall(r"^  [a-z ]+ (\d+) of \d{4}$", text, re.M), ["0", "0", "0"], text)
+        for name in ("leak, 1 block an iteration", "leak, 2 in Poisson(100)", "leak, ever larger blocks"):
+            self.assertEqual(re.search(re.escape(name) + r" +([01]\.\d+)", text)[1], "1.0000")
 
     def test_without_iterations(self):
         result = self.trace(harness.target("basic"), how="run")

@@ -150,6 +150,23 @@ class Comparisons(harness.Case):
         self.assertEqual(rows["peak"]["min_bytes"], rows["peak"]["max_bytes"])
         self.assertLessEqual(rows["rss"]["max_bytes"], 1.1 * rows["rss"]["min_bytes"])
 
+    def test_runs_of_a_real_program(self):
+        """Ten times the same: peak live bytes within 1 %, resident memory within 10 %, as `runs` shows it."""
+        folder = os.path.join(self.folder, "package")
+        os.mkdir(folder)
+        for i in range(6):
+            with open(f"{folder}/module_{i}.py", "w") as f:
+                f.write("\n".join(f"def function_{n}(a, b={n}):\n    \"\"\"Number {n}.\"\"\"\n    return [a * {n}, b, 'text {n}']\n" for n in range(60)))
+        done = harness.memtrace("run", "-o", self.db, "--label", "compile", "--repeat", "10", "--", "/usr/bin/python3", "-m", "compileall", "-f", "-q",
+                                folder, seconds=200)
+        self.assertEqual(done.status, 0, done.err)
+        rows = self.rows("runs")
+        self.assertEqual([(r["status"], r["exit_status"], r["lost_events"]) for r in rows], [("complete", 0, 0)] * 10)
+        for column, share in (("peak_live_bytes", 1.01), ("peak_rss_bytes", 1.1)):
+            values = [r[column] for r in rows]
+            self.assertLessEqual(max(values), share * min(values), (column, values))
+        self.assertGreater(rows[0]["peak_live_bytes"], 1 << 20)
+
     def test_sql_functions(self):
         self.sizes("", 10)
         values = "WITH v (x, y) AS (VALUES (1, 2), (2, 1), (3, 4), (4, 8), (5, 9), (6, 11), (7, NULL)) "
@@ -163,14 +180,28 @@ class Comparisons(harness.Case):
         self.assertEqual([r["m"] for r in self.rows("sql", values + "SELECT median(y) OVER (ORDER BY x ROWS 2 PRECEDING) AS m FROM v")],
                          [2, 1.5, 2, 4, 8, 9, 10])
 
+    def test_sql_stack(self):
+        self.sizes("", 10)
+        wanted = self.rows("sql", "SELECT stack FROM sites WHERE function = 'page'")[0]["stack"]
+        self.assertGreater(wanted.count(";"), 1)
+        site = "(SELECT site_id FROM sites WHERE function = 'page')"
+        self.assertEqual(self.rows("sql", f"SELECT stack({site}) AS a, stack({site}, 2) AS b, stack({site}, 0) AS c, stack(-1) AS d, "
+                                   "stack(NULL) AS e"),
+                         [dict(a=wanted, b=";".join(wanted.split(";")[:2]), c=None, d=None, e=None)])
+
     def test_sql_extension(self):
+        """In the command line tool, which loads extensions wherever it is packaged; and in Python's module where that does."""
+        self.sizes("", 10)
+        query = "SELECT median(column1), human_size(2048), stack((SELECT site_id FROM sites WHERE function = 'page'), 1) FROM (VALUES (1), (5), (6))"
+        done = harness.plain(["sqlite3", self.db, ".load " + os.environ["MT_SQL_EXTENSION"], query])
+        self.assertEqual((done.status, done.out, done.err), (0, b"5.0|2.0 KiB|page\n", b""))
+        done = harness.plain(["sqlite3", ":memory:", ".load " + os.environ["MT_SQL_EXTENSION"], "SELECT stack(1)"])
+        self.assertIn(b"not a memtrace database", done.err)
         connection = sqlite3.connect(":memory:")
-        if not hasattr(connection, "enable_load_extension"):
-            self.skipTest("this Python's sqlite3 loads no extensions")
-        connection.enable_load_extension(True)
-        connection.load_extension(os.environ["MT_SQL_EXTENSION"])
-        self.assertEqual(connection.execute("SELECT median(column1), human_size(2048) FROM (VALUES (1), (5), (6))").fetchone(),
-                         (5.0, "2.0 KiB"))
+        if hasattr(connection, "enable_load_extension"):
+            connection.enable_load_extension(True)
+            connection.load_extension(os.environ["MT_SQL_EXTENSION"])
+            self.assertEqual(connection.execute("SELECT median(column1) FROM (VALUES (1), (5), (6))").fetchone(), (5.0,))
         connection.close()
 
 

@@ -312,6 +312,26 @@ static void gates(void **state)
     }
 }
 
+/* The same where noise is skewed with a long tail, and where it is of whole pages with many ties. */
+static void gates_of_other_noise(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        int by_p = 0, alarms = 0;
+        for (int i = 0; i < 1000; i++) {
+            double v[20];
+            struct mt_comparison c;
+            for (int n = 0; n < 20; n++)
+                v[n] = k == 0 ? 1e8 * exp(noise(0.5)) : 4096 * floor(25000 + noise(2));
+            c = mt_stats_compare(v, 10, v + 10, 10);
+            by_p += c.p <= MT_STATS_GATE_P;
+            alarms += mt_stats_is_regression(&c, c.p, mt_stats_median(v, 10));
+        }
+        assert_in_range(by_p, 0, 16);
+        assert_in_range(alarms, 0, 10);
+    }
+}
+
 static void benjamini_hochberg(void **state)
 {
     double q[5];
@@ -393,8 +413,14 @@ static void verdict_others(void **state)
 
     (void)state;
     s.deaths[5] = 1; /* of 36 at risk: 2.8 % */
+    s.death_bytes[5] = 100;
     assert_int_equal(judged(&s, 12).gate, MT_GATE_RETENTION);
+    s.death_bytes[5] = 8; /* a list's storage: next to nothing of the bytes */
+    assert_int_equal(judged(&s, 12).verdict, MT_VERDICT_LEAK);
     s = leaking(12, 100);
+    s.death_bytes[0] = 91; /* a tenth of 900 is 90 */
+    assert_int_equal(judged(&s, 12).gate, MT_GATE_NET);
+    assert_int_equal(judged(&s, 12).verdict, MT_VERDICT_SUSPECT);
     s.death_bytes[0] = 500;
     assert_int_equal(judged(&s, 12).gate, MT_GATE_NET);
     s = leaking(12, 100);
@@ -415,12 +441,50 @@ static void verdict_others(void **state)
     assert_int_equal(mt_stats_gate_of("?"), MT_GATE_NONE);
 }
 
+static struct site counted(const double *blocks) /* by cohort 1 .. 11 */
+{
+    struct site s = leaking(12, 100);
+
+    for (unsigned i = 1; i < 12; i++) {
+        s.left_blocks[i] = blocks[i - 1];
+        s.left_bytes[i] = 100 * blocks[i - 1];
+        s.aged_bytes[i + 1] = s.live_bytes[i + 1] = s.aged_bytes[i] + s.left_bytes[i];
+    }
+    return s;
+}
+
+/* What counts that scatter can prove, and what those that do not. */
+static void verdict_slows(void **state)
+{
+    struct site s = counted((double[]){9, 9, 9, 14, 5, 12, 7, 10, 13, 4, 9});
+
+    (void)state;
+    assert_int_equal(judged(&s, 12).verdict, MT_VERDICT_SUSPECT);
+    assert_int_equal(judged(&s, 12).gate, MT_GATE_SLOWS);
+    s = counted((double[]){9, 9, 9, 10, 9, 8, 9, 10, 9, 8, 9});
+    assert_int_equal(judged(&s, 12).verdict, MT_VERDICT_LEAK);
+    s = counted((double[]){0, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1}); /* all or nothing */
+    assert_int_equal(judged(&s, 12).verdict, MT_VERDICT_LEAK);
+    s = counted((double[]){9, 88, 88, 88, 88, 88, 87, 87, 88, 87, 87}); /* one less: no decline */
+    assert_int_equal(judged(&s, 12).verdict, MT_VERDICT_LEAK);
+    s = counted((double[]){9, 20, 18, 16, 14, 12, 11, 10, 9, 8, 8});
+    assert_int_equal(judged(&s, 12).gate, MT_GATE_PLATEAU);
+}
+
+static void student(void **state)
+{
+    (void)state;
+    near_to(mt_stats_t_cdf(12.706204736432095, 1), 0.975, 1e-12);
+    near_to(mt_stats_t_cdf(-2.2281388519649385, 10), 0.025, 1e-12);
+    near_to(mt_stats_t_cdf(0, 3), 0.5, 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(binomial), cmocka_unit_test(quantiles), cmocka_unit_test(pairs),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(student), cmocka_unit_test(verdict_slows), cmocka_unit_test(binomial), cmocka_unit_test(quantiles), cmocka_unit_test(pairs),
         cmocka_unit_test(order_statistics), cmocka_unit_test(theil_sen_rank), cmocka_unit_test(theil_sen_edges),
         cmocka_unit_test(mann_kendall_enumerated), cmocka_unit_test(fits), cmocka_unit_test(growth), cmocka_unit_test(mann_whitney),
-        cmocka_unit_test(hodges_lehmann_rank), cmocka_unit_test(smallest_effect), cmocka_unit_test(gates), cmocka_unit_test(benjamini_hochberg),
+        cmocka_unit_test(hodges_lehmann_rank), cmocka_unit_test(smallest_effect), cmocka_unit_test(gates), cmocka_unit_test(gates_of_other_noise), cmocka_unit_test(benjamini_hochberg),
         cmocka_unit_test(verdict_leak), cmocka_unit_test(verdict_others)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);

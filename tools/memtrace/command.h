@@ -84,6 +84,9 @@ int finish_rows(struct mt_store *store, int step);
 int print_run_title(struct mt_store *store, int64_t run_id);
 int print_loss(struct mt_store *store, int64_t run_id);
 
+/* ---- run.c */
+extern int64_t last_run_id; /* of the last command_run(); 0: nothing was recorded */
+
 /* ---- spawn.c: a reader, and the library for the target */
 struct reader_process {
     int fd;  /* -1: none */

@@ -39,7 +39,8 @@ static int read_series(struct mt_store *store, int64_t process_id, struct series
         "WITH i AS (SELECT iteration, live_bytes, rss_bytes, ended_ns FROM iterations WHERE process_id = ?1 AND ended_ns NOT NULL "
         "AND iteration > ?2 AND iteration % (SELECT 1 + count(*) / 500 FROM iterations WHERE process_id = ?1) = 0 "
         "AND iteration <= (SELECT max(iteration) FROM iterations WHERE process_id = ?1) "
-        "- coalesce((SELECT torn_down FROM judged WHERE process_id = ?1), 0)) "
+        "- coalesce((SELECT torn_down FROM judged WHERE process_id = ?1), 0) "
+        "AND NOT (label = 'exit' AND iteration = (SELECT max(iteration) FROM iterations WHERE process_id = ?1))) "
         "SELECT iteration, live_bytes, rss_bytes, (SELECT overhead_bytes FROM memory_samples AS m WHERE m.process_id = ?1 "
         "AND m.at_ns <= i.ended_ns ORDER BY m.at_ns DESC LIMIT 1), (SELECT mapped_bytes FROM memory_samples AS m "
         "WHERE m.process_id = ?1 AND m.at_ns <= i.ended_ns ORDER BY m.at_ns DESC LIMIT 1) FROM i ORDER BY iteration";
@@ -65,9 +66,14 @@ static bool still_grows(const double *at, const double *values, size_t count, do
     return mt_stats_theil_sen(at + half, values + half, count - half, 0.95).estimate > slope / 2;
 }
 
-static const char *conclusion(const struct series *s, struct mt_interval live, struct mt_interval rss, const char **ret_text)
+static const char *conclusion(
+    const struct series *s, struct mt_interval live, struct mt_interval rss, bool lossy, const char **ret_text)
 {
-    if (live.low > MT_STATS_FLOOR_BYTES && still_grows(s->at, s->live, s->count, live.estimate)) {
+    if (live.low >= mt_stats_floor(s->live[s->count - 1]) && still_grows(s->at, s->live, s->count, live.estimate)) {
+        if (lossy) {
+            *ret_text = "What the program holds seems to grow; but the run lost events.";
+            return "suspect";
+        }
         *ret_text = "What the program holds grows: the growth is its own.";
         return "leak";
     }
@@ -75,7 +81,7 @@ static const char *conclusion(const struct series *s, struct mt_interval live, s
         *ret_text = "What the program holds does not grow, what is resident does: fragmentation, or memory that the allocator keeps.";
         return "fragmentation";
     }
-    *ret_text = "Neither what the program holds nor what is resident is sure to grow.";
+    *ret_text = "Neither what the program holds nor what is resident is sure to grow by what is worth a line.";
     return "neither";
 }
 
@@ -101,7 +107,7 @@ static void add_interval(struct json_object *row, const char *name, struct mt_in
     }
 }
 
-static int one_process(struct mt_store *store, int64_t process_id, struct mt_json *json)
+static int one_process(struct mt_store *store, int64_t process_id, bool lossy, struct mt_json *json)
 {
     struct series s = {0};
     struct mt_interval live, rss;
@@ -111,7 +117,7 @@ static int one_process(struct mt_store *store, int64_t process_id, struct mt_jso
     if (status == 0 && s.count >= MINIMUM) {
         live = mt_stats_theil_sen(s.at, s.live, s.count, 0.95);
         rss = mt_stats_theil_sen(s.at, s.rss, s.count, 0.95);
-        verdict = conclusion(&s, live, rss, &text);
+        verdict = conclusion(&s, live, rss, lossy, &text);
         if (json) {
             struct json_object *row = json_object_new_object();
             json_object_object_add(row, "process_id", json_object_new_int64(process_id));
@@ -138,7 +144,8 @@ int leaks_print_process(struct mt_store *store, int64_t run_id, bool as_json)
     struct mt_json json;
     int status, r = 0;
 
-    q = ask(store, "SELECT process_id FROM judged JOIN process USING (process_id) WHERE run_id = ?1 ORDER BY process_id LIMIT 20",
+    q = ask(store, "SELECT process_id, (SELECT status FROM runs WHERE run_id = ?1) = 'lossy' FROM judged JOIN process USING (process_id) "
+                   "WHERE run_id = ?1 ORDER BY process_id LIMIT 20",
         &status);
     if (!q)
         return status;
@@ -147,7 +154,7 @@ int leaks_print_process(struct mt_store *store, int64_t run_id, bool as_json)
     status = 0;
     mt_query_bind_integer(q, 1, run_id);
     while (status == 0 && (r = mt_query_step(q)) == 1)
-        status = one_process(store, mt_query_integer(q, 0), as_json ? &json : NULL);
+        status = one_process(store, mt_query_integer(q, 0), mt_query_integer(q, 1) == 1, as_json ? &json : NULL);
     if (as_json)
         mt_json_end(&json);
     mt_query_destroy(q);

@@ -17,17 +17,20 @@ static const char help[] =
     "Runs COMMAND N times with every allocation traced, and gives back its exit status.\n"
     "A Python console script, `python -m MODULE` or `python SCRIPT` runs N times in one process, as\n"
     "iterations of one run; any other program is N runs.\n\n"
-    "  -n, --times N       how often (default: 10)\n"
+    "  -n, --times N       how often (default: 12)\n"
+    "      --until-sure    where a callsite is then a leak or a suspect: a run of twice as many, and\n"
+    "                      then of four times as many iterations (12, 24, 48), unless it clears up;\n"
+    "                      what `memtrace leaks` says of the last run counts\n"
     "  -o, --output DB     the database; every run adds to it (default: $MEMTRACE_DB, else memtrace.db)\n"
     "      --label TEXT    a name for the run\n"
     "      --python MODE   auto, objects, frames or off\n"
     "      --processes     N processes, whatever the program is\n";
 
-enum { TIMES_MAX = 1000000, LINE_BYTES = 512, WORDS_MAX = 8 };
+enum { TIMES_MAX = 1000000, LINE_BYTES = 512, WORDS_MAX = 8, STEPS = 3 };
 
 struct loop {
     const char *times, *database, *label, *python;
-    bool processes;
+    bool processes, until_sure;
     char **command;
     /* What takes its place. */
     char **words;
@@ -112,7 +115,7 @@ static size_t skip_options(char **command)
 }
 
 /* Makes l->words run the command N times in one process. False: it is not a Python program. */
-static bool in_one_process(struct loop *l, const char *runner, char *line, char **path)
+static bool in_one_process(struct loop *l, const char *runner, char *line, char **path, size_t *ret_times_at)
 {
     char *shebang[WORDS_MAX];
     size_t options = 0, count = 0;
@@ -134,6 +137,7 @@ static bool in_one_process(struct loop *l, const char *runner, char *line, char 
             add(l, shebang[i]);
     }
     add(l, runner);
+    *ret_times_at = l->count;
     add(l, l->times);
     if (count) {
         add(l, *path);
@@ -146,10 +150,10 @@ static bool in_one_process(struct loop *l, const char *runner, char *line, char 
 
 static int parse(int argc, char **argv, struct loop *l, bool *ret_help)
 {
-    enum { LABEL = OPTION_FIRST_FREE, PYTHON, PROCESSES };
+    enum { LABEL = OPTION_FIRST_FREE, PYTHON, PROCESSES, UNTIL_SURE };
     static const struct option options[] = {{"times", required_argument, NULL, 'n'}, {"output", required_argument, NULL, 'o'},
         {"label", required_argument, NULL, LABEL}, {"python", required_argument, NULL, PYTHON},
-        {"processes", no_argument, NULL, PROCESSES}, {"help", no_argument, NULL, 'h'}, {0}};
+        {"processes", no_argument, NULL, PROCESSES}, {"until-sure", no_argument, NULL, UNTIL_SURE}, {"help", no_argument, NULL, 'h'}, {0}};
     int64_t number;
     int c;
 
@@ -173,6 +177,9 @@ static int parse(int argc, char **argv, struct loop *l, bool *ret_help)
         case PROCESSES:
             l->processes = true;
             break;
+        case UNTIL_SURE:
+            l->until_sure = true;
+            break;
         case 'h':
             *ret_help = true;
             return 0;
@@ -181,6 +188,8 @@ static int parse(int argc, char **argv, struct loop *l, bool *ret_help)
         }
     }
     l->command = argv + optind;
+    if (l->processes && l->until_sure)
+        return complain(STATUS_USAGE, "--until-sure looks at iterations of one process, and --processes has none");
     return l->command[0] ? 0 : complain(STATUS_USAGE, "no command to run: memtrace loop -n N -- COMMAND...");
 }
 
@@ -192,12 +201,60 @@ static void add_option(struct loop *l, const char *option, const char *value)
     }
 }
 
+/* How many callsites of the last run are not cleared up. -1: not to be had, which was said. */
+static int64_t open_questions(const struct loop *l)
+{
+    const struct read_options read = {.database = l->database};
+    struct mt_store *store;
+    struct mt_query *query;
+    int64_t count = -1;
+    int status;
+
+    if (last_run_id == 0 || open_database(&read, &store, NULL) != 0)
+        return -1;
+    query = ask(store, "SELECT count(*) FROM leaks WHERE run_id = ?1 AND verdict IN ('leak', 'suspect')", &status);
+    if (query) {
+        mt_query_bind_integer(query, 1, last_run_id);
+        if (mt_query_step(query) == 1)
+            count = mt_query_integer(query, 0);
+        mt_query_destroy(query);
+    }
+    mt_store_close(store);
+    return count;
+}
+
+/* Once, or until it is sure: a longer run starts over, since what a longer one needs to know is how the first iterations went on. */
+static int run_loop(struct loop *l, size_t times_at)
+{
+    int64_t times, open = 0;
+    char longer[24];
+    int status;
+
+    if (number_option(l->times, 1, TIMES_MAX, &times) < 0)
+        return complain(STATUS_USAGE, "-n %s: not a number from 1", l->times);
+    for (int i = 0; i < STEPS; i++) {
+        optind = 0;
+        status = command_run((int)l->count, l->words);
+        if (!l->until_sure || status != 0 || i + 1 == STEPS)
+            break;
+        open = open_questions(l);
+        if (open <= 0)
+            break;
+        times *= 2;
+        snprintf(longer, sizeof(longer), "%lld", (long long)times);
+        l->words[times_at] = longer;
+        if (isatty(STDERR_FILENO))
+            complain(0, "%lld callsite%s may leak: once more, %s times", (long long)open, open == 1 ? "" : "s", longer);
+    }
+    return status;
+}
+
 int command_loop(int argc, char **argv)
 {
-    struct loop l = {.times = "10"};
+    struct loop l = {.times = "12"};
     char line[LINE_BYTES], *folder, *runner = NULL, *path = NULL;
     bool show_help = false, together = false;
-    size_t first;
+    size_t first, times_at = 0;
     int status = parse(argc, argv, &l, &show_help);
 
     if (status != 0)
@@ -215,8 +272,10 @@ int command_loop(int argc, char **argv)
     first = l.count;
     if (!l.processes && runner) {
         add(&l, "--");
-        together = in_one_process(&l, runner, line, &path);
+        together = in_one_process(&l, runner, line, &path, &times_at);
     }
+    if (!together && l.until_sure)
+        return complain(STATUS_USAGE, "--until-sure: %s is not a Python program that could run again in one process", l.command[0]);
     if (!together) {
         l.count = first;
         add_option(&l, "--repeat", l.times);
@@ -225,8 +284,7 @@ int command_loop(int argc, char **argv)
             add(&l, *word);
     }
     l.words[l.count] = NULL;
-    optind = 0;
-    status = command_run((int)l.count, l.words);
+    status = run_loop(&l, times_at);
     free(l.words);
     free(folder);
     free(runner);

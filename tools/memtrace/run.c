@@ -33,6 +33,7 @@ struct run_options {
 };
 
 static volatile sig_atomic_t child_pid, interrupted;
+int64_t last_run_id;
 
 /*
  * Signals from the terminal reach the command by themselves, being in the same process group; those sent to us alone are passed on. si_code
@@ -192,7 +193,7 @@ static int trace_once(const struct run_options *o, const char *library)
     interrupted = 0;
     wait_status = run_command(o, &reader, library, &pid);
     if (reader.fd >= 0) {
-        int64_t run_id = reader.run_id;
+        int64_t run_id = last_run_id = reader.run_id;
         r = reader_finish(&reader, pid, wait_status, &waiting);
         if (r < 0)
             complain(0, "%s: the run could not be written in full (%s)", database_name(o), strerror(-r));
@@ -260,6 +261,7 @@ int command_run(int argc, char **argv)
     if (o.all_sites) /* the reader inherits it */
         setenv(MT_ENV_SITES, "all", 1);
     library = find_library();
+    last_run_id = 0;
     catch_signals(true);
     for (int64_t i = 0; i < o.repeat; i++) {
         int one = trace_once(&o, library);

@@ -16,7 +16,7 @@ static const char help[] =
     "  snapshot_sites, sites, site_iterations, cohorts, loss\n"
     "  (`memtrace sql 'PRAGMA table_info(runs)'` lists columns)\n\n"
     "and there are median(x), percentile(x, q), theil_sen(x, y), theil_sen_low, theil_sen_high,\n"
-    "mann_kendall_p(x, y) and human_size(bytes).\n\n" READ_HELP
+    "mann_kendall_p(x, y), human_size(bytes) and stack(site_id), or stack(site_id, n) for n frames.\n\n" READ_HELP
     "      --json          an array of objects\n"
     "      --csv           comma-separated values with a heading (RFC 4180)\n"
     "      --table         a table, the default\n"
