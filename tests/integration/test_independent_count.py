@@ -89,12 +89,12 @@ class IndependentCount(harness.Case):
         """PYTHONMALLOC=malloc: a call of malloc for each object, so that blocks are as many. (Bytes are more: an object of none is asked of malloc
         as one of one byte.) What was handed out before memtrace's wrapper was back in place is found when it is freed."""
         for version, python in PYTHONS:
+            if version.endswith("t"):
+                continue  # refused without the lock
             with self.subTest(python=version):
                 self.db = f"{self.folder}/{version}.db"
                 file = f"{self.folder}/{version}"
                 result = self.trace(python, LINES, preload=[harness.COUNTER], env={"COUNTER_FILE": file, "PYTHONMALLOC": "malloc"})
-                if result.status and b"invalid PYTHONMALLOC" in result.err + result.out or b"free-threaded" in result.err:
-                    continue  # not with builds without the lock
                 self.assertConsistent(result)
                 blocks, _, frees = map(int, open(file).read().split()[1:4])
                 row = result.one("SELECT allocated_blocks, freed_blocks, unmatched_frees FROM processes")

@@ -12,6 +12,15 @@ MODULE = os.path.join(os.environ.get("MT_BUILD", ""), "python")
 OBJECTS, FRAMES = {"MEMTRACE_PYTHON": "objects"}, {"MEMTRACE_PYTHON": "frames"}
 
 
+def has_no_lock(version):
+    return version.endswith("t")
+
+
+def frames_of(version):
+    """Frames with what goes to malloc; without the lock the interpreter asks mimalloc for all of it."""
+    return OBJECTS if has_no_lock(version) else FRAMES
+
+
 def marked_lines(path):
     """Line numbers by the names in their comments."""
     with open(path) as f:
@@ -82,16 +91,32 @@ class Python(harness.Case):
 
     @each_python
     def test_lines_with_frames(self, python, version):
-        self.check_lines(python, version, FRAMES)
+        self.check_lines(python, version, frames_of(version))
+
+    @each_python
+    def test_calls_of_malloc(self, python, version):
+        """What a C library that Python calls asks of malloc, at the line that calls it: in both modes, whatever allocator serves Python."""
+        code = ("import ctypes\nmalloc = ctypes.CDLL(None).malloc\nmalloc.restype = ctypes.c_void_p\n"
+                "def called(n):\n    return [malloc(40003) for _ in range(n)]\n\n\ndef calls():\n    return called(7)\n\n\ncalls()\n")
+        for env in (OBJECTS, FRAMES):
+            self.db = os.path.join(self.folder, f"{version}-{env['MEMTRACE_PYTHON']}.db")
+            result = self.trace(python, "-c", code, env=env)
+            self.assertComplete(result)
+            row = result.one("SELECT function, line, SUM(allocated_blocks), SUM(allocated_bytes), MIN(stack) FROM top_allocators WHERE heap = 'malloc' "
+                             "AND file = '<string>' AND allocated_bytes / allocated_blocks = 40003")
+            name = "called" + (".<locals>.<listcomp>" if version.startswith("3.11.") else "")
+            self.assertEqual(tuple(row)[:4], (name, 5, 7, 7 * 40003))
+            self.assertRegex(row[4], f"^(.*;)?{name};(called;)?calls;<module>")
 
     @each_python
     def test_stack_order(self, python, version):
         """Callbacks through C: each Python frame once, in order, and the C library's between only where it is."""
         script = f"{FOLDER}/lines.py"
-        result = self.trace(python, script, env=FRAMES)
+        result = self.trace(python, script, env=frames_of(version))
         at = marked_lines(script)
         stacks = self.by_line(result, script)[at["REDUCE"]]["stacks"]
-        self.assertEqual({s.split(";__libc_start")[0] for s in stacks}, {"reduced;main;<module>"})
+        # A C library without symbols has no name for what is between __libc_start_main and main.
+        self.assertEqual({re.split(r";(?:__libc_start|libc\.so\.6\+)", s)[0] for s in stacks}, {"reduced;main;<module>"})
         stacks = self.by_line(result, script)[at["ASYNC"]]["stacks"]
         for s in stacks:
             self.assertRegex(s, r"^coroutine;.*Handle\._run;BaseEventLoop\._run_once;.*;(Runner\.)?run;.*main;<module>")
@@ -99,9 +124,10 @@ class Python(harness.Case):
     @each_python
     def test_internals_on_request(self, python, version):
         script = f"{FOLDER}/oracle.py"
-        result = self.trace(python, script, env={**FRAMES, "MEMTRACE_INTERNALS": "1", "PYTHONPATH": MODULE})
+        result = self.trace(python, script, env={**frames_of(version), "MEMTRACE_INTERNALS": "1", "PYTHONPATH": MODULE})
         stacks = self.by_line(result, script)[marked_lines(script)["BYTES"]]["stacks"]
-        self.assertTrue(all("_PyEval_EvalFrameDefault" in s for s in stacks), stacks)
+        # Where the interpreter's loop is in parts without a name, its callers have one.
+        self.assertTrue(all(re.search("_PyEval_EvalFrameDefault|PyEval_EvalCode", s) for s in stacks), stacks)
 
     @each_python
     def test_same_blocks_as_tracemalloc(self, python, version):
@@ -134,7 +160,8 @@ class Python(harness.Case):
         arenas = result.one("SELECT SUM(n.live_bytes) FROM snapshot_sites AS n JOIN sites AS s USING (site_id) WHERE n.label = 'x' AND s.kind = 'backing'")
         self.assertGreater(held, 20 * 1000003 + 20000 * 203)
         self.assertGreater(arenas, 20000 * 203)
-        self.assertLess(arenas, held - 20 * 1000003 + (4 << 20))
+        if not has_no_lock(version):  # mimalloc reserves address space by the gigabyte
+            self.assertLess(arenas, held - 20 * 1000003 + (4 << 20))
 
     @each_python
     def test_allocators_of_other_makes(self, python, version):
@@ -142,6 +169,8 @@ class Python(harness.Case):
         script = f"{FOLDER}/lines.py"
         at = marked_lines(script)
         for env in [{"PYTHONMALLOC": "malloc"}, {"PYTHONMALLOC": "debug"}, {"PYTHONDEVMODE": "1"}, {"PYTHONTRACEMALLOC": "5"}]:
+            if has_no_lock(version) and env.get("PYTHONMALLOC") == "malloc":
+                continue  # refused there
             self.db = os.path.join(self.folder, f"{version}-{'-'.join(env)}-{'-'.join(env.values())}.db")
             result = self.trace(python, script, env={**OBJECTS, **env})
             self.assertEqual((result.status, result.out), (0, harness.plain([python, script], env=env).out))
@@ -176,8 +205,10 @@ for _ in range(3):
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 """
-        for env in (OBJECTS, FRAMES):
+        for env in (OBJECTS, frames_of(version)):
             self.db = os.path.join(self.folder, f"{version}-{env['MEMTRACE_PYTHON']}.db")
+            if os.path.exists(self.db):
+                continue
             result = self.trace(python, "-W", "ignore", "-c", code, env=env)
             self.assertEqual((result.status, result.err), (0, b""))
             children = result.query("SELECT process_id, SUM(allocated_bytes) AS bytes FROM top_allocators WHERE function LIKE 'child%' AND "
