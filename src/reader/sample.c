@@ -145,6 +145,7 @@ static void snapshot_take(struct target *target)
     }
     snapshot = &target->snapshots[target->snapshot_count];
     *snapshot = (struct snapshot){.at = target->newest};
+    mt_live_python(target->live, &snapshot->python);
     snapshot->rows = mt_live_rows(target->live, least ? least : 1, &snapshot->count);
     if (snapshot->rows)
         target->snapshot_count++;

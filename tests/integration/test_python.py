@@ -164,6 +164,41 @@ class Python(harness.Case):
             self.assertLess(arenas, held - 20 * 1000003 + (4 << 20))
 
     @each_python
+    def test_arenas_reconcile(self, python, version):
+        """The cookbook's books of Python's memory against the interpreter's own: arenas, blocks in use, and those rounded up to 16 bytes, to the byte."""
+        script = f"{FOLDER}/arenas.py"
+        result = self.trace(python, script, env=OBJECTS, preload=[harness.COUNTER])
+        self.assertComplete(result)
+        with open(f"{harness.SOURCE}/examples/cookbook.sql") as f:
+            query = f.read().split("-- The books of Python's memory")[1].split("\n\n")[0].split("\n", 2)[2]
+        books = {r["label"]: r for r in result.query(query)}
+        for r in books.values():
+            self.assertEqual(r["arena_object_bytes"] + r["in_malloc_bytes"], r["objects_bytes"])
+            self.assertEqual(r["arena_object_bytes"] + r["slack_bytes"], r["arena_bytes"])
+            self.assertGreater(r["slack_bytes"], 0)
+        if has_no_lock(version):  # all of it is mimalloc's, large objects as well, and it tells no figures
+            self.assertEqual([r["in_malloc_bytes"] for r in books.values()], [0] * 3)
+            return
+        for r in books.values():
+            self.assertGreater(r["in_malloc_bytes"], 100 * 1013)
+        said = re.findall(rb"(\d+) arenas \* (\d+) bytes/arena|# bytes in allocated blocks += +([\d,]+)|^ +\d+ +(\d+) +\d+ +(\d+) +\d+$", result.err, re.M)
+        classes = [int(s[4]) for s in said if s[4]]
+        arenas = [int(s[0]) * int(s[1]) for s in said if s[0]]
+        allocated = [int(s[2].replace(b",", b"")) for s in said if s[2]]
+        blocks = [sum(classes[i * len(classes) // 3:(i + 1) * len(classes) // 3]) for i in range(3)]
+        for i, label in enumerate(["before", "held", "after"]):
+            r = books[label]
+            h = result.one("SELECT * FROM python_heap WHERE label = ?", label)
+            self.assertEqual((r["arena_bytes"], h["arena_object_blocks"]), (arenas[i], blocks[i]), label)
+            self.assertLessEqual(h["arena_object_bytes"], allocated[i])
+            self.assertLess(allocated[i], h["arena_object_bytes"] + 16 * blocks[i])
+        # In between come 30,000 objects of 48 bytes (33 + 15), which nothing is added to, and at most a few of the interpreter's own.
+        grown = books["held"]["arena_object_bytes"] - books["before"]["arena_object_bytes"]
+        self.assertIn(grown - 30000 * 48, range(0, 256))
+        self.assertIn(allocated[1] - allocated[0] - grown, range(-15, 16))
+        self.assertGreater(books["after"]["slack_bytes"], books["before"]["slack_bytes"])
+
+    @each_python
     def test_allocators_of_other_makes(self, python, version):
         """PYTHONMALLOC replaces what was wrapped before main: it is wrapped again. tracemalloc wraps the wrapper."""
         script = f"{FOLDER}/lines.py"

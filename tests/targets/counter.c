@@ -249,6 +249,26 @@ __attribute__((constructor)) static void watch_python(void)
     }
 }
 
+/*
+ * What the interpreter says of its arenas, on stderr. It says nothing while its own allocator is not the one that is set, so that is for a moment; nothing is
+ * allocated in between. The context of a wrapper, the counter's as memtrace's, begins with what it wraps; the interpreter's own has none.
+ */
+extern int _PyObject_DebugMallocStats(FILE *) __attribute__((weak));
+void counter_python_statistics(void);
+void counter_python_statistics(void)
+{
+    struct allocator now, own;
+
+    if (!PyMem_SetAllocator || !_PyObject_DebugMallocStats)
+        return;
+    PyMem_GetAllocator(2, &now);
+    for (own = now; own.context;)
+        own = *(const struct allocator *)own.context;
+    PyMem_SetAllocator(2, &own);
+    _PyObject_DebugMallocStats(stderr);
+    PyMem_SetAllocator(2, &now);
+}
+
 static void report(void)
 {
     const struct count *counts[] = {&asked, &objects, &all};
