@@ -122,6 +122,38 @@ class Python(harness.Case):
             self.assertRegex(s, r"^coroutine;.*Handle\._run;BaseEventLoop\._run_once;.*;(Runner\.)?run;.*main;<module>")
 
     @each_python
+    def test_greenlets(self, python, version):
+        """Stacks that are swapped under the interpreter: lines are right, no frame of one greenlet is in another's stack, and each native stack is what
+        libunwind makes of it."""
+        script = f"{FOLDER}/greenlets.py"
+        if harness.plain([python, "-c", "import greenlet"]).status:
+            return  # not installed for this one
+        at = marked_lines(script)
+        for env in (OBJECTS, FRAMES, {**OBJECTS, "MEMTRACE_VERIFY": "1"}):
+            self.db = os.path.join(self.folder, f"{version}-{len(env)}-{env['MEMTRACE_PYTHON']}.db")
+            result = self.trace(python, script, env=env)
+            self.assertEqual(result.out, harness.plain([python, script]).out)
+            # Of what was verified nothing differs: that would be a loss. What lies under a greenlet's beginning is another's by now, and may be no stack:
+            # there libunwind ends, too.
+            run = result.run()
+            self.assertEqual((run["status"], run["lost_events"]), ("complete", 0))
+            self.assertLessEqual({r["reason"] for r in result.query("SELECT reason FROM loss WHERE count > 0")}, {"stack-rule"})
+            self.assertConsistent(result)
+            lines = self.by_line(result, script)
+            for name, size, count, stack in [
+                    ("DEEP", 20011, 2 * 21, r"^(deep;){4}((deep;){7,37})?$"), ("AFTER_SWITCH", 20012, 2 * 20, r"^(deep;){11,41}$"),
+                    ("IN_CALLBACK", 20003, 2 * 5, r"^reduced;callbacks;$"), ("NESTED", 20005, 2 * 5, r"^nested;$"),
+                    ("INNERMOST", 20007, 2, r"^nested;$"), ("RAISES", 20009, 2, r"^raises;$"), ("CAUGHT", 20013, 2, r"^run;(<module>|Thread.run;.*);$")]:
+                line = lines[at[name]]
+                self.assertIn(line["bytes"], range(count * (size + 1), count * (size + 1) + size), name)
+                for s in line["stacks"]:
+                    python_frames = "".join(f + ";" for f in s.split(";") if f in ("deep", "reduced", "callbacks", "nested", "raises", "run", "<module>") or
+                                            f.startswith("Thread."))
+                    self.assertRegex(python_frames, stack, f"{name}: {s}")
+            if "MEMTRACE_VERIFY" in env:
+                self.assertGreater(result.one("SELECT verified_stacks FROM processes"), 5000)
+
+    @each_python
     def test_internals_on_request(self, python, version):
         script = f"{FOLDER}/oracle.py"
         result = self.trace(python, script, env={**frames_of(version), "MEMTRACE_INTERNALS": "1", "PYTHONPATH": MODULE})
