@@ -1,5 +1,5 @@
 -- Questions to a memtrace database. Each query can be given to `memtrace sql "..."`; a test runs them all.
--- Views: runs, processes, top_allocators, leaks, iterations, phases, marks, memory_samples, snapshot_sites, loss.
+-- Views: runs, processes, top_allocators, leaks, iterations, phases, marks, memory_samples, snapshot_sites, python_heap, loss.
 -- The last run is (SELECT MAX(run_id) FROM runs).
 
 -- Who held the memory when the program was at its largest?
@@ -85,6 +85,18 @@ SELECT process_id, SUM(peak_bytes) FILTER (WHERE heap = 'python') AS objects_byt
     SUM(peak_bytes) FILTER (WHERE heap = 'mmap' AND kind = 'backing') AS arena_bytes,
     SUM(peak_bytes) FILTER (WHERE heap = 'malloc') AS native_bytes
 FROM top_allocators WHERE run_id = (SELECT MAX(run_id) FROM runs) GROUP BY process_id;
+
+-- The books of Python's memory at each snapshot and mark: live objects that are in arenas + slack = arenas. Slack is what is free there, what
+-- sizes are rounded up by, and what the arenas' own order needs: where it is large and stays, memory is fragmented.
+SELECT h.process_id, h.kind, h.label, SUM(s.live_bytes) FILTER (WHERE t.heap = 'python') AS objects_bytes, h.object_bytes - h.arena_object_bytes AS in_malloc_bytes,
+    h.arena_object_bytes, h.arena_bytes - h.arena_object_bytes AS slack_bytes,
+    SUM(s.live_bytes) FILTER (WHERE t.heap = 'mmap' AND t.kind = 'backing') AS arena_bytes
+FROM python_heap AS h JOIN snapshot_sites AS s USING (run_id, process_id, snapshot_id) JOIN sites AS t USING (site_id)
+WHERE h.run_id = (SELECT MAX(run_id) FROM runs) AND h.kind <> 'interval' GROUP BY h.snapshot_id ORDER BY h.snapshot_id;
+
+-- The same along the time, snapshots at intervals included.
+SELECT process_id, at_ns / 1e9 AS seconds, object_bytes, arena_object_bytes, arena_bytes - arena_object_bytes AS slack_bytes, arena_bytes
+FROM python_heap WHERE run_id = (SELECT MAX(run_id) FROM runs) ORDER BY process_id, at_ns;
 
 -- Which lines of which Python files: all that was allocated there, natively or as objects.
 SELECT file, line, function, SUM(allocated_bytes) AS bytes, SUM(allocated_blocks) AS blocks, SUM(peak_bytes) AS at_peak

@@ -29,12 +29,17 @@ static void read_statm(uint64_t *ret_resident, uint64_t *ret_total)
     *ret_resident = figures[1] * MT_PAGE_BYTES;
 }
 
-static void emit_instant(enum mt_record_type type, const char *name)
+static void emit_instant_of(enum mt_record_type type, uint64_t operand, const char *name)
 {
     uint64_t extra[MT_RECORD_MARK_WORDS] = {0, 0, 0};
 
     read_statm(&extra[0], &extra[1]);
-    mt_emit_text(type, 0, extra, MT_RECORD_MARK_WORDS, name);
+    mt_emit_text(type, operand, extra, MT_RECORD_MARK_WORDS, name);
+}
+
+static void emit_instant(enum mt_record_type type, const char *name)
+{
+    emit_instant_of(type, 0, name);
 }
 
 void memtrace_mark(const char *name);
@@ -87,7 +92,8 @@ MT_EXPORT void memtrace_resume(void)
 
 /*
  * Asks for the reader's figures by the end of a phase that never began: it has no other effect than a sample at this very point, which the reader
- * publishes (reader/sample.c).
+ * publishes (reader/sample.c). The question has a number, which the answer has, too: what the reader says on the way there is older. An answer to a later
+ * question is as good, since that was asked later.
  */
 int memtrace_current(unsigned long long *figures);
 MT_EXPORT int memtrace_current(unsigned long long *figures)
@@ -100,8 +106,8 @@ MT_EXPORT int memtrace_current(unsigned long long *figures)
         return 0;
     header = mt_state.writer.header;
     bell = mt_state.doorbell;
-    wanted = mt_load_acquire(&header->figures_sequence) + 1;
-    emit_instant(MT_RECORD_PHASE_END, MT_PHASE_FIGURES);
+    wanted = mt_fetch_add_relaxed(&mt_state.figures_asked, 1u) + 1;
+    emit_instant_of(MT_RECORD_PHASE_END, wanted, MT_PHASE_FIGURES);
     start_ns = mt_sys_clock_ns(CLOCK_MONOTONIC);
     while (mt_load_acquire(&header->figures_sequence) < wanted) {
         const struct timespec slice = {0, CURRENT_SLICE_NS};

@@ -64,6 +64,7 @@ struct mt_state {
     struct mt_thread *threads; /* under lock, as is scan: where the search for a dead one's ring goes on */
     struct mt_thread *scan;
     uint32_t heaps;            /* custom heaps created */
+    uint64_t figures_asked;    /* questions of memtrace_current() */
     uint32_t commit_sequence;
 };
 

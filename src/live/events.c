@@ -130,14 +130,29 @@ static MT_ALWAYS_INLINE void alloc(struct mt_live *live, size_t heap_index, cons
     count_allocated(live, heap, site, event->size);
 }
 
+/*
+ * What Python's object allocators take back may be malloc's: where the interpreter is told to take others (PYTHONMALLOC), those serve for a
+ * moment before they are wrapped. NULL: the block is not known.
+ */
+static MT_COLD struct heap *take_as_malloc(
+    struct mt_live *live, const struct heap *heap, const struct mt_event *event, struct mt_block *ret)
+{
+    struct heap *other = &live->heaps[MT_LIVE_HEAP_MALLOC];
+
+    return heap->python && mt_blocks_remove(&other->blocks, event->address, ret) ? other : NULL;
+}
+
 static MT_ALWAYS_INLINE void release(struct mt_live *live, struct heap *heap, const struct mt_event *event)
 {
     struct mt_block block;
 
     thread_counts(live, &live->threads[event->thread]);
     if (MT_UNLIKELY(!mt_blocks_remove(&heap->blocks, event->address, &block))) {
-        live->totals.unmatched_frees++;
-        return;
+        heap = take_as_malloc(live, heap, event, &block);
+        if (!heap) {
+            live->totals.unmatched_frees++;
+            return;
+        }
     }
     count_freed(live, heap, &block, heap->memory && is_temporary(live, &block, event->thread), event->stamp);
 }
@@ -147,6 +162,7 @@ static void realloc_begin(struct mt_live *live, size_t heap_index, const struct 
     struct thread *thread = &live->threads[event->thread];
     struct heap *heap = &live->heaps[heap_index];
     struct limbo_block limbo = {.block = {.address = event->address, .site = NO_SITE}, .heap = (uint32_t)heap_index};
+    struct heap *found;
 
     if (thread->block_count == thread->block_capacity) {
         uint32_t capacity = thread->block_capacity ? thread->block_capacity * 2 : 1;
@@ -160,7 +176,9 @@ static void realloc_begin(struct mt_live *live, size_t heap_index, const struct 
         thread->blocks = bigger;
         thread->block_capacity = capacity;
     }
-    if (mt_blocks_remove(&heap->blocks, event->address, &limbo.block)) {
+    found = mt_blocks_remove(&heap->blocks, event->address, &limbo.block) ? heap : take_as_malloc(live, heap, event, &limbo.block);
+    if (MT_LIKELY(found)) {
+        limbo.heap = (uint32_t)(found - live->heaps);
         limbo.birth = (uint64_t)limbo.block.birth << live->birth_shift;
         limbo.temporary = is_temporary(live, &limbo.block, event->thread);
     }

@@ -91,6 +91,15 @@ struct mt_live_row { /* of a snapshot: a site that holds something */
     uint64_t live_bytes, live_blocks, allocated_bytes, allocated_blocks;
 };
 
+/* What Python's object allocators hold at one moment, and how much of it in the mappings that they made for it (arenas): the rest are blocks of malloc's. */
+struct mt_live_python {
+    uint64_t object_bytes, object_blocks;             /* the heap `python` */
+    uint64_t arena_object_bytes, arena_object_blocks; /* the part of it in arenas */
+    uint64_t arena_bytes;                             /* mapped (of a program with a Python: all mappings of kind `backing`) */
+};
+/* Walks through all of Python's blocks. False: there are none. */
+bool mt_live_python(const struct mt_live *live, struct mt_live_python *ret);
+
 struct mt_live_note {
     enum mt_record_type type; /* PHASE_END: a phase; ITERATION; MARK; SNAPSHOT */
     char *name;
@@ -101,6 +110,7 @@ struct mt_live_note {
     uint64_t rss_before, rss_after, vms_before, vms_after, python_before, python_after;
     struct mt_live_row *rows; /* MARK, SNAPSHOT */
     size_t row_count;
+    struct mt_live_python python; /* likewise; zeroes: no Python */
 };
 #define MT_LIVE_NEVER UINT64_MAX
 

@@ -55,6 +55,37 @@ static void piece_gone(struct mt_live *live, const struct mt_map_piece *piece, u
     }
 }
 
+bool mt_live_python(const struct mt_live *live, struct mt_live_python *ret)
+{
+    const struct mt_blocks *blocks = &live->heaps[MT_LIVE_HEAP_PYTHON].blocks;
+    struct mt_blocks_cursor cursor = {0, 0};
+    struct mt_live_python space = {0};
+    struct mt_block block;
+    uint64_t page = 0;
+    bool in_arena = false;
+
+    for (size_t i = 0; i < live->maps.count; i++)
+        if (live->maps.pieces[i].origin->flags & MT_MAP_BACKING)
+            space.arena_bytes += live->maps.pieces[i].end - live->maps.pieces[i].start;
+    while (mt_blocks_next(blocks, &cursor, &block)) {
+        if (block.address >> MT_BLOCKS_PAGE_BITS != page) { /* blocks come by pages, and no page is both */
+            size_t at = mt_maps_above(&live->maps, block.address);
+
+            page = block.address >> MT_BLOCKS_PAGE_BITS;
+            in_arena = at < live->maps.count && live->maps.pieces[at].start <= block.address &&
+                       live->maps.pieces[at].origin->flags & MT_MAP_BACKING;
+        }
+        space.object_blocks++;
+        space.object_bytes += block.size;
+        space.arena_object_blocks += in_arena;
+        space.arena_object_bytes += in_arena ? block.size : 0;
+    }
+    if (!space.object_blocks)
+        return false;
+    *ret = space;
+    return true;
+}
+
 static void cut(struct mt_live *live, uint64_t start, uint64_t end, uint64_t now)
 {
     live->scratch.count = 0;

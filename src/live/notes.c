@@ -143,6 +143,7 @@ static void instant(struct mt_live *live, const struct mt_live_text_event *event
         .vms_before = event->vms_bytes,
         .vms_after = event->vms_bytes};
 
+    mt_live_python(live, &note.python);
     note.rows = mt_live_rows(live, 0, &note.row_count);
     note_add(live, &note);
 }

@@ -86,15 +86,16 @@ static void thin_out(struct samples *s)
 }
 
 /* What memtrace_current() waits for. */
-static void publish_figures(struct target *target, const struct mt_live_totals *totals)
+static void publish_figures(struct target *target, const struct mt_live_totals *totals, const struct decoded *record)
 {
     struct mt_segment_header *header = target->header;
+    uint64_t question = record->event.type == MT_RECORD_PHASE_END ? record->event.address : 0;
 
-    if (!header)
+    if (!header || question <= mt_load_relaxed(&header->figures_sequence))
         return;
     mt_store_relaxed(&header->figures_native, totals->live_bytes - totals->python_bytes);
     mt_store_relaxed(&header->figures_python, totals->python_bytes);
-    mt_store_release(&header->figures_sequence, mt_load_relaxed(&header->figures_sequence) + 1);
+    mt_store_release(&header->figures_sequence, question);
 }
 
 void sample_take(struct reader *reader, struct target *target, uint64_t at_stamp, const struct decoded *record)
@@ -104,7 +105,7 @@ void sample_take(struct reader *reader, struct target *target, uint64_t at_stamp
     struct samples *s = target->samples;
 
     if (record)
-        publish_figures(target, totals);
+        publish_figures(target, totals, record);
     if (!s)
         return;
     if (proc_memory(target->proc_fd, &memory) < 0 && !(record && record->resident))
@@ -155,6 +156,7 @@ static void snapshot_take(struct target *target)
     }
     snapshot = &target->snapshots[target->snapshot_count];
     *snapshot = (struct snapshot){.at = target->newest};
+    mt_live_python(target->live, &snapshot->python);
     snapshot->rows = mt_live_rows(target->live, least ? least : 1, &snapshot->count);
     if (snapshot->rows)
         target->snapshot_count++;

@@ -99,6 +99,7 @@ struct snapshot { /* interval: the larger sites */
     uint64_t at; /* stamp */
     struct mt_live_row *rows;
     size_t count;
+    struct mt_live_python python;
     bool written;
 };
 

@@ -118,8 +118,13 @@ static int by_site_id(const void *a, const void *b)
 static_assert(offsetof(struct mt_store_snapshot_site, site_id) == 0, "by_site_id");
 
 static int write_snapshot(struct reader *reader, struct target *target, const char *kind, const char *label,
-    uint64_t stamp, const struct mt_live_row *from, size_t count)
+    uint64_t stamp, const struct mt_live_row *from, size_t count, const struct mt_live_python *python)
 {
+    struct mt_store_snapshot_python heap = {.object_bytes = python->object_bytes,
+        .object_blocks = python->object_blocks,
+        .arena_object_bytes = python->arena_object_bytes,
+        .arena_object_blocks = python->arena_object_blocks,
+        .arena_bytes = python->arena_bytes};
     struct mt_store_snapshot_site *rows = calloc(count ? count : 1, sizeof(*rows));
     size_t kept = 0;
     int err;
@@ -144,7 +149,7 @@ static int write_snapshot(struct reader *reader, struct target *target, const ch
         }
     }
     err = mt_store_snapshot(reader->store, reader->run_id, target->process_id, kind, label,
-        stamp_to_run_ns(reader, target, stamp), rows, kept);
+        stamp_to_run_ns(reader, target, stamp), python->object_blocks ? &heap : NULL, rows, kept);
     free(rows);
     return err;
 }
@@ -190,9 +195,9 @@ static int write_note(struct reader *reader, struct target *target, const struct
             note->rss_after);
         if (err < 0)
             return err;
-        return write_snapshot(reader, target, "mark", name, note->started, note->rows, note->row_count);
+        return write_snapshot(reader, target, "mark", name, note->started, note->rows, note->row_count, &note->python);
     default:
-        return write_snapshot(reader, target, "snapshot", name, note->started, note->rows, note->row_count);
+        return write_snapshot(reader, target, "snapshot", name, note->started, note->rows, note->row_count, &note->python);
     }
 }
 
@@ -224,7 +229,7 @@ static int write_along(struct reader *reader, struct target *target)
     for (size_t i = 0; i < target->snapshot_count && err == 0; i++) {
         const struct snapshot *s = &target->snapshots[i];
         if (!s->written)
-            err = write_snapshot(reader, target, "interval", NULL, s->at, s->rows, s->count);
+            err = write_snapshot(reader, target, "interval", NULL, s->at, s->rows, s->count, &s->python);
     }
     return err;
 }

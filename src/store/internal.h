@@ -23,9 +23,11 @@
 #include "store/store.h"
 
 #define STORE_APPLICATION_ID 0x6d747261 /* "mtra" */
-#define STORE_SCHEMA_VERSION 2
+#define STORE_SCHEMA_VERSION 3
+#define STORE_SCHEMA_OLDEST 2 /* that can be read, and written after a migration */
 
 extern const char mt_store_schema[];
+extern const char mt_store_migration_3[];
 
 /* A pair of numbers -> an id that is not 0. */
 struct id_map {
@@ -121,6 +123,8 @@ void ids_forget(struct ids *ids);
     X(ITERATION_ADD, "INSERT OR REPLACE INTO iteration VALUES (?1, ?2, ?3, ?4, nullif(?5, -1), ?6, ?7, ?8, ?9, ?10)")              \
     X(MARK_ADD, "INSERT INTO mark (process_id, at_ns, name, live_bytes, rss_bytes) VALUES (?1, ?2, ?3, ?4, ?5)")       \
     X(SNAPSHOT_ADD, "INSERT INTO snapshot (process_id, kind, label, at_ns) VALUES (?1, ?2, ?3, ?4)")                   \
+    X(SNAPSHOT_PYTHON, "UPDATE snapshot SET object_bytes = ?1, object_blocks = ?2, arena_object_bytes = ?3, "                \
+                       "arena_object_blocks = ?4, arena_bytes = ?5 WHERE snapshot_id = ?6")                                  \
     X(SNAPSHOT_SITE_ADD, "INSERT INTO snapshot_site VALUES (?1, ?2, ?3, ?4, ?5, ?6) "                                  \
                          "ON CONFLICT DO UPDATE SET live_bytes = live_bytes + ?3, live_blocks = live_blocks + ?4, "    \
                          "allocated_bytes = allocated_bytes + ?5, allocated_blocks = allocated_blocks + ?6")           \

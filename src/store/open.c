@@ -56,7 +56,7 @@ int store_check(struct mt_store *store, int64_t *ret_version)
         snprintf(store->error, sizeof(store->error), "not a memtrace database");
         return -EBADMSG;
     }
-    if (version != STORE_SCHEMA_VERSION) {
+    if (version < STORE_SCHEMA_OLDEST || version > STORE_SCHEMA_VERSION) {
         snprintf(store->error, sizeof(store->error), "schema version %lld, this memtrace has %d", (long long)version,
             STORE_SCHEMA_VERSION);
         return version < 1 ? -EBADMSG : -EPROTO;
@@ -65,7 +65,7 @@ int store_check(struct mt_store *store, int64_t *ret_version)
     return 0;
 }
 
-/* Version 1 was never released: there is nothing to migrate from yet. */
+/* Makes the schema, or brings an older one up to date. Version 1 was never released. */
 static int create(struct mt_store *store)
 {
     int64_t version = 0;
@@ -79,6 +79,8 @@ static int create(struct mt_store *store)
         r = store_check(store, &version); /* another writer may have been first */
     if (r == 0 && version == 0)
         r = store_exec(store, mt_store_schema);
+    else if (r == 0 && version == 2)
+        r = store_exec(store, mt_store_migration_3);
     if (r == 0) {
         snprintf(text, sizeof(text), "PRAGMA application_id = %d; PRAGMA user_version = %d", STORE_APPLICATION_ID,
             STORE_SCHEMA_VERSION);

@@ -1,4 +1,4 @@
--- The database of memtrace, version 2.
+-- The database of memtrace, version 3.
 --
 -- Tables hold ids and numbers; everything that people and tests read goes through the views at the end, whose names and meanings
 -- are a contract (more columns may come). Sizes in bytes. started_at is in ns since 1970, every other time in ns since the
@@ -170,12 +170,15 @@ CREATE TABLE mark (
 );
 CREATE INDEX mark_process ON mark (process_id);
 
+-- kind: interval, mark, snapshot. object_*: Python's objects at that moment, arena_object_*: those of them in arenas, arena_bytes: the arenas
+-- (mappings of kind backing); NULL: no Python.
 CREATE TABLE snapshot (
     snapshot_id INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
-    kind TEXT NOT NULL, -- interval, mark, snapshot
+    kind TEXT NOT NULL,
     label TEXT,
-    at_ns INTEGER NOT NULL
+    at_ns INTEGER NOT NULL,
+    object_bytes INTEGER, object_blocks INTEGER, arena_object_bytes INTEGER, arena_object_blocks INTEGER, arena_bytes INTEGER
 );
 CREATE INDEX snapshot_process ON snapshot (process_id);
 
@@ -373,6 +376,12 @@ UNION ALL
 SELECT p.run_id, p.process_id, -2 * p.process_id - 1, 'exit', NULL, p.ended_ns, t.site_id, t.live_bytes, t.live_blocks,
     t.allocated_bytes, t.allocated_blocks
 FROM site_totals AS t JOIN process AS p USING (process_id) WHERE t.live_blocks > 0;
+
+-- Python's objects at each snapshot: what of them is in arenas (what is not are blocks of malloc's), and how large those are.
+CREATE VIEW python_heap AS
+SELECT p.run_id, n.process_id, n.snapshot_id, n.kind, n.label, n.at_ns, n.object_bytes, n.object_blocks, n.arena_object_bytes,
+    n.arena_object_blocks, n.arena_bytes
+FROM snapshot AS n JOIN process AS p USING (process_id) WHERE n.object_bytes IS NOT NULL;
 
 CREATE VIEW loss AS
 SELECT run_id, nullif(process_id, 0) AS process_id, reason, count FROM loss_count;

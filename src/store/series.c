@@ -68,7 +68,7 @@ int mt_store_mark(struct mt_store *store, int64_t run_id, int64_t process_id, in
 }
 
 int mt_store_snapshot(struct mt_store *store, int64_t run_id, int64_t process_id, const char *kind, const char *label,
-    int64_t at_ns, const struct mt_store_snapshot_site *rows, size_t count)
+    int64_t at_ns, const struct mt_store_snapshot_python *python, const struct mt_store_snapshot_site *rows, size_t count)
 {
     int64_t snapshot_id;
     bool own;
@@ -79,6 +79,9 @@ int mt_store_snapshot(struct mt_store *store, int64_t run_id, int64_t process_id
         return r;
     r = store_run(store, S_SNAPSHOT_ADD, "itti", process_id, kind, label, at_ns);
     snapshot_id = sqlite3_last_insert_rowid(store->db);
+    if (python && r == 0)
+        r = store_run(store, S_SNAPSHOT_PYTHON, "uuuuui", python->object_bytes, python->object_blocks, python->arena_object_bytes,
+            python->arena_object_blocks, python->arena_bytes, snapshot_id);
     for (size_t i = 0; i < count && r == 0; i++)
         r = store_run(store, S_SNAPSHOT_SITE_ADD, "iiuuuu", snapshot_id, rows[i].site_id, rows[i].live_bytes,
             rows[i].live_blocks, rows[i].allocated_bytes, rows[i].allocated_blocks);

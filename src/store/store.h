@@ -239,9 +239,12 @@ struct mt_store_snapshot_site {
     int64_t site_id;
     uint64_t live_bytes, live_blocks, allocated_bytes, allocated_blocks;
 };
+struct mt_store_snapshot_python { /* the view python_heap */
+    uint64_t object_bytes, object_blocks, arena_object_bytes, arena_object_blocks, arena_bytes;
+};
 /* kind: "interval", "mark" or "snapshot" (the kinds "peak" and "exit" of the view come from the site totals). */
 int mt_store_snapshot(struct mt_store *store, int64_t run_id, int64_t process_id, const char *kind, const char *label,
-    int64_t at_ns, const struct mt_store_snapshot_site *rows, size_t count);
+    int64_t at_ns, const struct mt_store_snapshot_python *python, const struct mt_store_snapshot_site *rows, size_t count);
 
 /* Adds to the ledger; reason is a name of MT_LOSS_REASONS. Replaces the count of that process and reason. */
 int mt_store_loss(struct mt_store *store, int64_t run_id, int64_t process_id, const char *reason, uint64_t count);

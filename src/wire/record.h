@@ -112,7 +112,7 @@ enum mt_record_type {
 /* No record is longer than this. */
 #define MT_RECORD_WORDS_MAX (2u + 4u + (MT_RECORD_PUSH_MAX > MT_RECORD_TEXT_MAX_BYTES / 4 ? MT_RECORD_PUSH_MAX / 2 : MT_RECORD_TEXT_MAX_BYTES / 8) + 1u)
 
-#define MT_PHASE_FIGURES "\1figures" /* PHASE_END of this name only asks for figures (segment header) */
+#define MT_PHASE_FIGURES "\1figures" /* PHASE_END of this name only asks for figures (segment header); operand: the question's number */
 #define MT_HEAP_PYTHON UINT32_MAX /* id of the heap `python`: what Python's object allocators hand out */
 
 enum mt_exit_kind {

@@ -107,7 +107,7 @@ struct mt_segment_header {
     uint32_t commit_done;
     uint32_t reader_gone; /* latched by the target when it finds the reader dead */
 
-    /* Bytes live as of the last record with figures, written by the reader before figures_sequence grows. */
+    /* Bytes live as of the question (MT_PHASE_FIGURES) whose number is figures_sequence; written by the reader before that grows. */
     uint64_t figures_sequence, figures_native, figures_python;
 };
 

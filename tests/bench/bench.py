@@ -3,6 +3,9 @@
 
 usage: tests/bench/bench.py [--build DIR] [--runs N] [--works NAME,...] [--json FILE] [--plot FILE.svg] [--quick] [--no-micro]
 
+Works of Python's have memray and tracemalloc as rivals, too, in the modes that record what memtrace records there or less: where the Python that runs
+them can import memray, or finds it in the folder that MEMTRACE_BENCH_PYTHONPATH names (pip install --target FOLDER memray).
+
 Each round runs every mode once, one after the other, so that a machine that gets slower does so for all of them; ratios are taken round by
 round, and the median of the ratios is printed. Under memtrace a program runs as README says, by LD_PRELOAD alone.
 
@@ -22,6 +25,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 
@@ -34,10 +38,14 @@ import work  # noqa: E402
 
 
 class Work:
-    """make(folder) gives the command; drivers(folder) the commands that a server needs beside it."""
+    """make(folder) gives the command; drivers(folder) the commands that a server needs beside it; rivals: modes of its own (RIVALS)."""
 
-    def __init__(self, make, environment=None, drivers=lambda folder: ()):
-        self.make, self.environment, self.drivers = make, environment or {}, drivers
+    def __init__(self, make, environment=None, drivers=lambda folder: (), rivals=()):
+        self.make, self.environment, self.drivers, self.rivals = make, environment or {}, drivers, rivals
+
+
+# Rivals for Python: memray's options, None for what is no memray.
+RIVALS = {"memray": [], "memray-native": ["--native"], "memray-objects": ["--native", "--trace-python-allocators"], "tracemalloc": None}
 
 
 def redis(requests):
@@ -64,8 +72,10 @@ def works(build, quick):
         # What heaptrack records, calls of malloc with native stacks; then with Python's frames, then with every object.
         "sphinx": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "off"}),
         "sphinx-malloc": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, **malloc, "MEMTRACE_PYTHON": "off"}),
-        "sphinx-frames": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "frames"}),
-        "sphinx-objects": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "objects"}),
+        "sphinx-frames": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "frames"},
+                              rivals=("memray", "memray-native")),
+        "sphinx-objects": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "objects"},
+                               rivals=("tracemalloc", "memray-objects")),
         "redis": redis(50000 // scale),
     }
     for threads in (1, 2, 4, 8):
@@ -83,6 +93,13 @@ class Modes:
         self.build, self.folder = build, folder
         self.names = ["plain", "null", "memtrace"] + (["heaptrack"] if shutil.which("heaptrack") else [])
         self.database = f"{folder}/out/bench.db"
+        more = os.environ.get("MEMTRACE_BENCH_PYTHONPATH")
+        self.memray_environment = {"PYTHONPATH": more} if more else {}
+        self.has_memray = subprocess.run([work.SYSTEM_PYTHON, "-c", "import memray"], capture_output=True,
+                                         env={**tree.clean_environment(), **self.memray_environment}).returncode == 0
+
+    def of(self, job):
+        return self.names + [r for r in job.rivals if RIVALS[r] is None or self.has_memray]
 
     def clean(self):
         shutil.rmtree(f"{self.folder}/out", ignore_errors=True)
@@ -94,6 +111,11 @@ class Modes:
             return command, {"LD_PRELOAD": f"{self.build}/tests/bench/libnull.so"}, True
         if mode == "memtrace":
             return command, {"LD_PRELOAD": f"{self.build}/libmemtrace.so", "MEMTRACE_DB": self.database}, True
+        if mode == "tracemalloc":
+            return command, {"PYTHONTRACEMALLOC": "1"}, True
+        if mode in RIVALS:  # command: python -m module ...
+            return ([command[0], "-m", "memray", "run", "-q", "-f", *RIVALS[mode], "-o", f"{self.folder}/out/bench.memray", *command[1:]],
+                    self.memray_environment, True)
         if mode == "heaptrack":
             return ["heaptrack", "-o", f"{self.folder}/out/bench", *command], {}, False
         return command, {}, True
@@ -112,9 +134,10 @@ def facts_of(database):
 
 
 def measure(name, job, modes, processes, runs):
-    results, facts = {m: [] for m in modes.names}, {}
+    names = modes.of(job)
+    results, facts = {m: [] for m in names}, {}
     for i in range(runs + 1):  # the last round samples memory and does not count for time
-        for mode in modes.names:
+        for mode in names:
             modes.clean()
             command = job.make(modes.folder)
             argv, environment, direct = modes.arguments(mode, command)

@@ -3,7 +3,8 @@
 import math
 import statistics
 
-MODES = (("null", "#bbbbbb"), ("memtrace", "#2a7ae2"), ("heaptrack", "#e28a2a"))
+MODES = (("null", "#bbbbbb"), ("memtrace", "#2a7ae2"), ("heaptrack", "#e28a2a"), ("memray", "#7fb77e"), ("memray-native", "#4f9a4d"),
+         ("memray-objects", "#2e6e2c"), ("tracemalloc", "#b05cc4"))
 
 
 def geometric_mean(values):
@@ -64,11 +65,11 @@ def show(row):
         if f"added_{figure}_share" in row and row[f"added_{figure}_share"] is not None:
             spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ""
             print(f"\n  memtrace adds {row[f'added_{figure}_share']:.3f} of the {unit} that heaptrack adds{spread}", end="")
-    print(f"\n  {'':10}{'wall s':>9}{'ratio':>7}{'CPU s':>9}{'ratio':>7}{'target s':>10}{'ratio':>7}{'ns/event':>10}{'target':>8}"
+    print(f"\n  {'':15}{'wall s':>9}{'ratio':>7}{'CPU s':>9}{'ratio':>7}{'target s':>10}{'ratio':>7}{'ns/event':>10}{'target':>8}"
           f"{'peak MiB':>10}{'target':>9}{'tools':>8}{'output MiB':>12}")
     for mode, e in row["modes"].items():
         ns = [f"{e[k]:.0f}" if k in e and mode != "plain" else "" for k in ("ns_per_event", "target_ns_per_event")]
-        print(f"  {mode:10}{e['wall']:9.3f}{e['wall_ratio']:7.2f}{e['cpu']:9.3f}{e['cpu_ratio']:7.2f}{e['target_cpu']:10.3f}"
+        print(f"  {mode:15}{e['wall']:9.3f}{e['wall_ratio']:7.2f}{e['cpu']:9.3f}{e['cpu_ratio']:7.2f}{e['target_cpu']:10.3f}"
               f"{e['target_cpu_ratio']:7.2f}{ns[0]:>10}{ns[1]:>8}{mib(e['peak']['together']):>10}{mib(e['peak']['target']):>9}"
               f"{mib(e['peak']['tools']):>8}{mib(e['output_bytes']):>12}" + (f"  status {e['status']}" if e["status"] else ""), flush=True)
 
@@ -96,6 +97,10 @@ def acceptance(rows, micro):
     for name, wanted in (("sphinx", 1.05), ("cc1", 1.12), ("sqlite3", 1.3), ("sphinx-frames", 1.08), ("sphinx-objects", 1.35)):
         if name in by_name:
             say(f"{name}: wall time against plain", by_name[name]["modes"]["memtrace"]["wall_ratio"], f"at most {wanted}")
+    for name, rival in (("sphinx-frames", "memray-native"), ("sphinx-objects", "memray-objects"), ("sphinx-objects", "tracemalloc")):
+        modes = by_name.get(name, {}).get("modes", {})
+        if rival in modes:
+            say(f"{name}: wall time against {rival}'s", modes["memtrace"]["wall_ratio"] / modes[rival]["wall_ratio"], "below 1")
     if rows:
         say("events lost, all works", str(sum(r["lost"] for r in rows)), "0")
         say("waits of threads for the reader, all works", str(sum(r["waits"] for r in rows)), "0")
@@ -123,7 +128,8 @@ def growth(by_name, say):
 def plot(rows, path):
     """CPU and wall time against plain, a group of bars a work: a plain SVG."""
     panels, width = (("cpu_ratio", "CPU time against plain, all processes"), ("wall_ratio", "wall time against plain")), 620
-    height = len(rows) * 52 + 50
+    pitch = 14 * max(len(r["modes"]) for r in rows) + 10  # plain has no bar
+    height = len(rows) * pitch + 50
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(panels) + 20}" height="{height}" font-family="sans-serif" '
            'font-size="12">', '<rect width="100%" height="100%" fill="white"/>']
     for p, (figure, title) in enumerate(panels):
@@ -131,9 +137,9 @@ def plot(rows, path):
         scale = 400 / max(e[figure] for r in rows for e in r["modes"].values())
         out.append(f'<text x="{x}" y="20" font-size="14">{title} (medians)</text>')
         for i, row in enumerate(rows):
-            y = 40 + i * 52
+            y = 40 + i * pitch
             out.append(f'<text x="{x + 110}" y="{y + 24}" text-anchor="end">{row["work"]}</text>')
-            for j, (mode, colour) in enumerate(m for m in MODES if m[0] in row["modes"]):
+            for j, (mode, colour) in enumerate([m for m in MODES if m[0] in row["modes"]]):
                 ratio = row["modes"][mode][figure]
                 out.append(f'<rect x="{x + 120}" y="{y + j * 14}" width="{ratio * scale:.1f}" height="12" fill="{colour}"/>'
                            f'<text x="{x + 125 + ratio * scale:.1f}" y="{y + j * 14 + 10}" font-size="10">{mode} {ratio:.2f}</text>')

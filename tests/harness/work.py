@@ -73,14 +73,20 @@ def cc1(folder, functions=400):
     return shlex.split(line)
 
 
-def sphinx(folder, pages=60):
-    """PYTHONHASHSEED=0 goes with it; the output folder is new each time the command is made."""
-    if subprocess.run([SYSTEM_PYTHON, "-c", "import sphinx"], capture_output=True).returncode:
-        raise Missing("sphinx is not installed")
+def new_site(folder, module):
+    """Source and output folder of a site generator, both new each time."""
+    if subprocess.run([SYSTEM_PYTHON, "-c", f"import {module}"], capture_output=True).returncode:
+        raise Missing(f"{module} is not installed")
     source, out = f"{folder}/site", f"{folder}/html"
     shutil.rmtree(source, ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(source)
+    return source, out
+
+
+def sphinx(folder, pages=60, jobs=1):
+    """PYTHONHASHSEED=0 goes with it, and with the other site generators."""
+    source, out = new_site(folder, "sphinx")
     with open(f"{source}/conf.py", "w") as f:
         f.write('project = "site"\nextensions = []\nhtml_theme = "basic"\n')
     with open(f"{source}/index.rst", "w") as f:
@@ -91,4 +97,33 @@ def sphinx(folder, pages=60):
             for s in range(6):
                 f.write(f"Section {s}\n---------\n\nSome *text* with ``code`` and :ref:`a link <label{(i + s) % pages}>`.\n\n"
                         ".. code-block:: python\n\n   def f(x):\n       return x + 1\n\n* one\n* two\n\n")
-    return [SYSTEM_PYTHON, "-m", "sphinx", "-q", "-j1", "-E", "-b", "html", source, out]
+    return [SYSTEM_PYTHON, "-m", "sphinx", "-q", f"-j{jobs}", "-E", "-b", "html", source, out]
+
+
+def mkdocs(folder, pages=60):
+    source, out = new_site(folder, "mkdocs")
+    os.makedirs(f"{source}/docs")
+    with open(f"{source}/mkdocs.yml", "w") as f:
+        f.write("site_name: site\nsite_url: https://example.org/\nmarkdown_extensions: [tables, toc, fenced_code, footnotes]\n")
+    for i in range(pages):
+        with open(f"{source}/docs/{f'page{i}' if i else 'index'}.md", "w") as f:
+            f.write(f"# Page {i}\n\n")
+            for s in range(6):
+                f.write(f"## Section {s}\n\nSome *text* with `code` and [a link](page{(i + s) % (pages - 1) + 1}.md).\n\n"
+                        "```python\ndef f(x):\n    return x + 1\n```\n\n* one\n* two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n")
+    return [SYSTEM_PYTHON, "-m", "mkdocs", "build", "-q", "-f", f"{source}/mkdocs.yml", "-d", out]
+
+
+def pelican(folder, pages=60):
+    source, out = new_site(folder, "pelican")
+    os.makedirs(f"{source}/content")
+    with open(f"{source}/conf.py", "w") as f:
+        f.write('AUTHOR = "a"\nSITENAME = "site"\nSITEURL = ""\nPATH = "content"\nTIMEZONE = "UTC"\nDEFAULT_LANG = "en"\n'
+                'CACHE_CONTENT = False\n')
+    for i in range(pages):
+        with open(f"{source}/content/page{i}.rst", "w") as f:
+            f.write(f"Page {i}\n########\n\n:date: 2024-01-{i % 28 + 1:02}\n:category: c{i % 5}\n:tags: t{i % 7}, t{i % 3}\n\n")
+            for s in range(6):
+                f.write(f"Section {s}\n=========\n\nSome *text* with ``code``.\n\n.. code-block:: python\n\n   def f(x):\n       return x + 1\n\n"
+                        "* one\n* two\n\n")
+    return [SYSTEM_PYTHON, "-m", "pelican", f"{source}/content", "-q", "-o", out, "-s", f"{source}/conf.py"]

@@ -12,6 +12,15 @@ MODULE = os.path.join(os.environ.get("MT_BUILD", ""), "python")
 OBJECTS, FRAMES = {"MEMTRACE_PYTHON": "objects"}, {"MEMTRACE_PYTHON": "frames"}
 
 
+def has_no_lock(version):
+    return version.endswith("t")
+
+
+def frames_of(version):
+    """Frames with what goes to malloc; without the lock the interpreter asks mimalloc for all of it."""
+    return OBJECTS if has_no_lock(version) else FRAMES
+
+
 def marked_lines(path):
     """Line numbers by the names in their comments."""
     with open(path) as f:
@@ -82,30 +91,82 @@ class Python(harness.Case):
 
     @each_python
     def test_lines_with_frames(self, python, version):
-        self.check_lines(python, version, FRAMES)
+        self.check_lines(python, version, frames_of(version))
+
+    @each_python
+    def test_calls_of_malloc(self, python, version):
+        """What a C library that Python calls asks of malloc, at the line that calls it: in both modes, whatever allocator serves Python."""
+        code = ("import ctypes\nmalloc = ctypes.CDLL(None).malloc\nmalloc.restype = ctypes.c_void_p\n"
+                "def called(n):\n    return [malloc(40003) for _ in range(n)]\n\n\ndef calls():\n    return called(7)\n\n\ncalls()\n")
+        for env in (OBJECTS, FRAMES):
+            self.db = os.path.join(self.folder, f"{version}-{env['MEMTRACE_PYTHON']}.db")
+            result = self.trace(python, "-c", code, env=env)
+            self.assertComplete(result)
+            row = result.one("SELECT function, line, SUM(allocated_blocks), SUM(allocated_bytes), MIN(stack) FROM top_allocators WHERE heap = 'malloc' "
+                             "AND file = '<string>' AND allocated_bytes / allocated_blocks = 40003")
+            name = "called" + (".<locals>.<listcomp>" if version.startswith("3.11.") else "")
+            self.assertEqual(tuple(row)[:4], (name, 5, 7, 7 * 40003))
+            self.assertRegex(row[4], f"^(.*;)?{name};(called;)?calls;<module>")
 
     @each_python
     def test_stack_order(self, python, version):
         """Callbacks through C: each Python frame once, in order, and the C library's between only where it is."""
         script = f"{FOLDER}/lines.py"
-        result = self.trace(python, script, env=FRAMES)
+        result = self.trace(python, script, env=frames_of(version))
         at = marked_lines(script)
         stacks = self.by_line(result, script)[at["REDUCE"]]["stacks"]
-        self.assertEqual({s.split(";__libc_start")[0] for s in stacks}, {"reduced;main;<module>"})
+        # A C library without symbols has no name for what is between __libc_start_main and main.
+        self.assertEqual({re.split(r";(?:__libc_start|libc\.so\.6\+)", s)[0] for s in stacks}, {"reduced;main;<module>"})
         stacks = self.by_line(result, script)[at["ASYNC"]]["stacks"]
         for s in stacks:
             self.assertRegex(s, r"^coroutine;.*Handle\._run;BaseEventLoop\._run_once;.*;(Runner\.)?run;.*main;<module>")
 
     @each_python
+    def test_greenlets(self, python, version):
+        """Stacks that are swapped under the interpreter: lines are right, no frame of one greenlet is in another's stack, and each native stack is what
+        libunwind makes of it."""
+        script = f"{FOLDER}/greenlets.py"
+        if harness.plain([python, "-c", "import greenlet"]).status:
+            return  # not installed for this one
+        at = marked_lines(script)
+        for env in (OBJECTS, FRAMES, {**OBJECTS, "MEMTRACE_VERIFY": "1"}):
+            self.db = os.path.join(self.folder, f"{version}-{len(env)}-{env['MEMTRACE_PYTHON']}.db")
+            result = self.trace(python, script, env=env)
+            self.assertEqual(result.out, harness.plain([python, script]).out)
+            # Of what was verified nothing differs: that would be a loss. What lies under a greenlet's beginning is another's by now, and may be no stack:
+            # there libunwind ends, too.
+            run = result.run()
+            self.assertEqual((run["status"], run["lost_events"]), ("complete", 0))
+            self.assertLessEqual({r["reason"] for r in result.query("SELECT reason FROM loss WHERE count > 0")}, {"stack-rule"})
+            self.assertConsistent(result)
+            lines = self.by_line(result, script)
+            for name, size, count, stack in [
+                    ("DEEP", 20011, 2 * 21, r"^(deep;){4}((deep;){7,37})?$"), ("AFTER_SWITCH", 20012, 2 * 20, r"^(deep;){11,41}$"),
+                    ("IN_CALLBACK", 20003, 2 * 5, r"^reduced;callbacks;$"), ("NESTED", 20005, 2 * 5, r"^nested;$"),
+                    ("INNERMOST", 20007, 2, r"^nested;$"), ("RAISES", 20009, 2, r"^raises;$"), ("CAUGHT", 20013, 2, r"^run;(<module>|Thread.run;.*);$")]:
+                line = lines[at[name]]
+                self.assertIn(line["bytes"], range(count * (size + 1), count * (size + 1) + size), name)
+                for s in line["stacks"]:
+                    python_frames = "".join(f + ";" for f in s.split(";") if f in ("deep", "reduced", "callbacks", "nested", "raises", "run", "<module>") or
+                                            f.startswith("Thread."))
+                    self.assertRegex(python_frames, stack, f"{name}: {s}")
+            if "MEMTRACE_VERIFY" in env:
+                self.assertGreater(result.one("SELECT verified_stacks FROM processes"), 5000)
+
+    @each_python
     def test_internals_on_request(self, python, version):
         script = f"{FOLDER}/oracle.py"
-        result = self.trace(python, script, env={**FRAMES, "MEMTRACE_INTERNALS": "1", "PYTHONPATH": MODULE})
+        result = self.trace(python, script, env={**frames_of(version), "MEMTRACE_INTERNALS": "1", "PYTHONPATH": MODULE})
         stacks = self.by_line(result, script)[marked_lines(script)["BYTES"]]["stacks"]
-        self.assertTrue(all("_PyEval_EvalFrameDefault" in s for s in stacks), stacks)
+        # Where the interpreter's loop is in parts without a name, its callers have one; of an object's stack only the inner part is told.
+        names = "_PyEval_EvalFrameDefault|PyEval_EvalCode" + ("|PyObject_Vectorcall|_PyObject_MakeTpCall" if has_no_lock(version) else "")
+        self.assertTrue(all(re.search(names, s) for s in stacks), stacks)
 
     @each_python
     def test_same_blocks_as_tracemalloc(self, python, version):
-        """Per line, bytes and blocks that are held: exactly what tracemalloc counts in a run of its own."""
+        """Per line, bytes and blocks that are held: exactly what tracemalloc counts in a run of its own. On lines of instances within 2 %: the
+        interpreter keeps a few freed tuples, frames and the like on free lists and gives them out again, which tracemalloc is told and an allocator
+        is not. An instance's header, its inline values, its __dict__ where it has one (one block or two, by version) are in both alike."""
         script = f"{FOLDER}/oracle.py"
         seed = {"PYTHONHASHSEED": "0", "PYTHONPATH": MODULE}
         plain = harness.plain([python, script, "tracemalloc"], env={**seed, "PYTHONTRACEMALLOC": "1"})
@@ -116,7 +177,11 @@ class Python(harness.Case):
             "SELECT t.line AS line, SUM(s.live_bytes) AS bytes, SUM(s.live_blocks) AS blocks FROM snapshot_sites AS s "
             "JOIN sites AS t USING (site_id) WHERE s.label = 'held' AND t.file = ? AND t.heap = 'python' GROUP BY 1", script)}
         for name, line in marked_lines(script).items():
-            self.assertEqual(found.get(line), expected.get(line), f"{name}, line {line}")
+            if name.startswith("HOT_"):
+                for ours, theirs in zip(found[line], expected[line]):
+                    self.assertLessEqual(abs(ours - theirs), theirs * 0.02, f"{name}, line {line}: {found[line]}, {expected[line]}")
+            else:
+                self.assertEqual(found.get(line), expected.get(line), f"{name}, line {line}")
 
     @each_python
     def test_nothing_is_counted_twice(self, python, version):
@@ -134,7 +199,43 @@ class Python(harness.Case):
         arenas = result.one("SELECT SUM(n.live_bytes) FROM snapshot_sites AS n JOIN sites AS s USING (site_id) WHERE n.label = 'x' AND s.kind = 'backing'")
         self.assertGreater(held, 20 * 1000003 + 20000 * 203)
         self.assertGreater(arenas, 20000 * 203)
-        self.assertLess(arenas, held - 20 * 1000003 + (4 << 20))
+        if not has_no_lock(version):  # mimalloc reserves address space by the gigabyte
+            self.assertLess(arenas, held - 20 * 1000003 + (4 << 20))
+
+    @each_python
+    def test_arenas_reconcile(self, python, version):
+        """The cookbook's books of Python's memory against the interpreter's own: arenas, blocks in use, and those rounded up to 16 bytes, to the byte."""
+        script = f"{FOLDER}/arenas.py"
+        result = self.trace(python, script, env=OBJECTS, preload=[harness.COUNTER])
+        self.assertComplete(result)
+        with open(f"{harness.SOURCE}/examples/cookbook.sql") as f:
+            query = f.read().split("-- The books of Python's memory")[1].split("\n\n")[0].split("\n", 2)[2]
+        books = {r["label"]: r for r in result.query(query)}
+        for r in books.values():
+            self.assertEqual(r["arena_object_bytes"] + r["in_malloc_bytes"], r["objects_bytes"])
+            self.assertEqual(r["arena_object_bytes"] + r["slack_bytes"], r["arena_bytes"])
+            self.assertGreater(r["slack_bytes"], 0)
+        if has_no_lock(version):  # all of it is mimalloc's, large objects as well, and it tells no figures
+            self.assertEqual([r["in_malloc_bytes"] for r in books.values()], [0] * 3)
+            return
+        for r in books.values():
+            self.assertGreater(r["in_malloc_bytes"], 100 * 1013)
+        said = re.findall(rb"(\d+) arenas \* (\d+) bytes/arena|# bytes in allocated blocks += +([\d,]+)|^ +\d+ +(\d+) +\d+ +(\d+) +\d+$", result.err, re.M)
+        classes = [int(s[4]) for s in said if s[4]]
+        arenas = [int(s[0]) * int(s[1]) for s in said if s[0]]
+        allocated = [int(s[2].replace(b",", b"")) for s in said if s[2]]
+        blocks = [sum(classes[i * len(classes) // 3:(i + 1) * len(classes) // 3]) for i in range(3)]
+        for i, label in enumerate(["before", "held", "after"]):
+            r = books[label]
+            h = result.one("SELECT * FROM python_heap WHERE label = ?", label)
+            self.assertEqual((r["arena_bytes"], h["arena_object_blocks"]), (arenas[i], blocks[i]), label)
+            self.assertLessEqual(h["arena_object_bytes"], allocated[i])
+            self.assertLess(allocated[i], h["arena_object_bytes"] + 16 * blocks[i])
+        # In between come 30,000 objects of 48 bytes (33 + 15), which nothing is added to, and at most a few of the interpreter's own.
+        grown = books["held"]["arena_object_bytes"] - books["before"]["arena_object_bytes"]
+        self.assertIn(grown - 30000 * 48, range(0, 256))
+        self.assertIn(allocated[1] - allocated[0] - grown, range(-15, 16))
+        self.assertGreater(books["after"]["slack_bytes"], books["before"]["slack_bytes"])
 
     @each_python
     def test_allocators_of_other_makes(self, python, version):
@@ -142,6 +243,8 @@ class Python(harness.Case):
         script = f"{FOLDER}/lines.py"
         at = marked_lines(script)
         for env in [{"PYTHONMALLOC": "malloc"}, {"PYTHONMALLOC": "debug"}, {"PYTHONDEVMODE": "1"}, {"PYTHONTRACEMALLOC": "5"}]:
+            if has_no_lock(version) and env.get("PYTHONMALLOC") == "malloc":
+                continue  # refused there
             self.db = os.path.join(self.folder, f"{version}-{'-'.join(env)}-{'-'.join(env.values())}.db")
             result = self.trace(python, script, env={**OBJECTS, **env})
             self.assertEqual((result.status, result.out), (0, harness.plain([python, script], env=env).out))
@@ -176,8 +279,10 @@ for _ in range(3):
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 """
-        for env in (OBJECTS, FRAMES):
+        for env in (OBJECTS, frames_of(version)):
             self.db = os.path.join(self.folder, f"{version}-{env['MEMTRACE_PYTHON']}.db")
+            if os.path.exists(self.db):
+                continue
             result = self.trace(python, "-W", "ignore", "-c", code, env=env)
             self.assertEqual((result.status, result.err), (0, b""))
             children = result.query("SELECT process_id, SUM(allocated_bytes) AS bytes FROM top_allocators WHERE function LIKE 'child%' AND "

@@ -314,7 +314,7 @@ static void test_objects(void **state)
     send(live, 0, MT_RECORD_OBJECT_REALLOC_END, 0x2000, 9, 2);
     assert_int_equal(t->python_bytes, 9);
     assert_int_equal(t->live_bytes, 109);
-    send(live, 0, MT_RECORD_OBJECT_FREE, 0x1000, 0, 0);
+    send(live, 0, MT_RECORD_OBJECT_FREE, 0x4000, 0, 0);
     assert_int_equal(t->unmatched_frees, 1);
     send(live, 0, MT_RECORD_OBJECT_FREE, 0x2000, 0, 0);
     assert_int_equal(t->python_bytes, 0);
@@ -325,6 +325,19 @@ static void test_objects(void **state)
     assert_int_equal(mt_live_site_count(live), 3);
     for (size_t i = 0; i < 3; i++)
         assert_string_equal(mt_live_heap_name(live, mt_live_site(live, i)->heap), i == 0 ? "malloc" : "python");
+    /* Handed out before the allocators were wrapped: malloc's, and resized into an object or freed as one. */
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_BEGIN, 0x1000, 0, 0);
+    send(live, 0, MT_RECORD_REALLOC_FAILED, 0, 0, 0);
+    assert_int_equal(t->live_bytes, 100);
+    assert_int_equal(t->python_bytes, 0);
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_BEGIN, 0x1000, 0, 0);
+    send(live, 0, MT_RECORD_OBJECT_REALLOC_END, 0x1000, 90, 1);
+    assert_int_equal(t->live_bytes, 90);
+    assert_int_equal(t->python_bytes, 90);
+    send(live, 0, MT_RECORD_ALLOC, 0x5000, 30, 1);
+    send(live, 0, MT_RECORD_OBJECT_FREE, 0x5000, 0, 0);
+    assert_int_equal(t->live_bytes, 90);
+    assert_int_equal(t->unmatched_frees, 1);
     mt_live_destroy(live);
 }
 

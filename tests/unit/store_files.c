@@ -200,7 +200,7 @@ static void test_what_is_no_database(void **state)
 /* Runs SQL that the store's own interface would refuse. */
 static void meddle(const char *path, const char *sql)
 {
-    char command[512];
+    char command[1024];
 
     snprintf(command, sizeof(command),
         "python3 -c \"import sqlite3,sys; c = sqlite3.connect(sys.argv[1]); c.executescript(sys.argv[2]); c.close()\" '%s' '%s'",
@@ -223,6 +223,28 @@ static void test_foreign_and_newer(void **state)
     meddle(f->path, "PRAGMA user_version = 99");
     assert_int_equal(mt_store_open(f->path, &store), -EPROTO);
     assert_int_equal(mt_store_open_read(f->path, &store), -EPROTO);
+}
+
+/* Version 2 can be read as it is; a writer brings it up to date, and what was in it stays. */
+static void test_older(void **state)
+{
+    struct fixture *f = *state;
+    struct mt_store *store;
+
+    assert_int_equal(mt_store_open(f->path, &store), 0);
+    begin_process(store, begin_run(store, "old"));
+    mt_store_close(store);
+    meddle(f->path, "DROP VIEW python_heap; ALTER TABLE snapshot DROP COLUMN object_bytes; ALTER TABLE snapshot DROP COLUMN object_blocks;"
+                    "ALTER TABLE snapshot DROP COLUMN arena_object_bytes; ALTER TABLE snapshot DROP COLUMN arena_object_blocks;"
+                    "ALTER TABLE snapshot DROP COLUMN arena_bytes; PRAGMA user_version = 2");
+    assert_int_equal(mt_store_open_read(f->path, &store), 0);
+    assert_int_equal(number(store, "SELECT count(*) FROM runs"), 1);
+    mt_store_close(store);
+    assert_int_equal(mt_store_open(f->path, &store), 0);
+    assert_int_equal(number(store, "PRAGMA user_version"), 3);
+    assert_int_equal(number(store, "SELECT count(*) FROM python_heap"), 0);
+    assert_int_equal(number(store, "SELECT count(*) FROM runs"), 1);
+    mt_store_close(store);
 }
 
 /* Pages overwritten at random: an error or an answer, never a crash. */
@@ -267,7 +289,7 @@ static void test_damaged(void **state)
 static void test_queries_only_read(void **state)
 {
     static const char *const refused[] = {"DELETE FROM run", "CREATE TABLE x (y)", "ATTACH 'x.db' AS x", "VACUUM INTO 'x.db'",
-        "PRAGMA journal_mode = DELETE", "PRAGMA user_version = 3", "BEGIN IMMEDIATE", "DROP VIEW runs",
+        "PRAGMA journal_mode = DELETE", "PRAGMA user_version = 4", "BEGIN IMMEDIATE", "DROP VIEW runs",
         "INSERT INTO runs VALUES (1)", "SELECT load_extension('x')", "CREATE TEMP TABLE x (y)", "REINDEX", "ANALYZE"};
     struct fixture *f = *state;
     struct mt_store *store;
@@ -282,7 +304,7 @@ static void test_queries_only_read(void **state)
     assert_int_equal(mt_query_create(store, "SELEC", &query), -EINVAL);
     assert_int_equal(mt_query_create(store, "", &query), -EINVAL);
     assert_int_equal(mt_query_create(store, "SELECT 1; SELECT 2", &query), -E2BIG);
-    assert_int_equal(number(store, "PRAGMA user_version"), 2);
+    assert_int_equal(number(store, "PRAGMA user_version"), 3);
     assert_int_equal(number(store, "SELECT count(*) FROM runs;  "), 1);
     mt_store_close(store);
 }
@@ -296,6 +318,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_dead_reader_in_a_file_that_cannot_be_written, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_what_is_no_database, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_foreign_and_newer, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_older, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_damaged, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_queries_only_read, fixture_setup, fixture_teardown),
     };

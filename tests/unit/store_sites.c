@@ -234,6 +234,7 @@ static void test_views(void **state)
     assert_int_equal(mt_store_iteration(store, run, process, &(struct mt_store_iteration){.iteration = 1}), 0);
     assert_int_equal(mt_store_mark(store, run, process, 6, "m", 1, 2), 0);
     assert_int_equal(mt_store_snapshot(store, run, process, "mark", "m", 6,
+                         &(struct mt_store_snapshot_python){.object_bytes = 9, .arena_object_bytes = 8, .arena_bytes = 16},
                          &(struct mt_store_snapshot_site){.site_id = site, .live_bytes = 3}, 1), 0);
     assert_int_equal(mt_store_loss(store, run, process, "decode", 1), 0);
     for (size_t i = 0; i < sizeof(queries) / sizeof(queries[0]); i++) {
@@ -244,6 +245,9 @@ static void test_views(void **state)
     }
     assert_int_equal(number(store, "SELECT ended_ns IS NULL FROM phases"), 1);
     assert_int_equal(number(store, "SELECT count(*) FROM snapshot_sites"), 3); /* mark, peak, exit */
+    assert_int_equal(number(store, "SELECT arena_bytes - arena_object_bytes FROM python_heap"), 8);
+    assert_int_equal(mt_store_snapshot(store, run, process, "mark", "no Python", 7, NULL, NULL, 0), 0);
+    assert_int_equal(number(store, "SELECT count(*) FROM python_heap"), 1);
     mt_store_close(store);
 }
 
