@@ -58,7 +58,7 @@ static void piece_gone(struct mt_live *live, const struct mt_map_piece *piece, u
 bool mt_live_python(const struct mt_live *live, struct mt_live_python *ret)
 {
     const struct mt_blocks *blocks = &live->heaps[MT_LIVE_HEAP_PYTHON].blocks;
-    struct mt_blocks_cursor cursor = {0, 0};
+    struct mt_blocks_cursor cursor = {0};
     struct mt_live_python space = {0};
     struct mt_block block;
     uint64_t page = 0;
