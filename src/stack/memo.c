@@ -22,7 +22,7 @@
 #include <string.h>
 
 #define FIRST_CAPACITY 256u
-#define CAPACITY_MAX 16384u
+#define CAPACITY_MAX (1u << 19) /* as many frames as 8 MiB of stack can be */
 #define BYTES_A_FRAME (2 * sizeof(struct mt_memo_state) + 2 * sizeof(struct mt_memo_check) + sizeof(uint32_t))
 
 static bool allocate(struct mt_stack *stack, struct mt_memo *memo, size_t capacity)
