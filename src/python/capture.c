@@ -220,7 +220,10 @@ static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *st
  */
 static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_place *p)
 {
-    return mt_python_pointer(p->frame, o->frame_instruction) == p->instruction && mt_python_pointer(p->frame, o->frame_previous) == p[-1].frame;
+    uintptr_t differs = (uintptr_t)mt_python_pointer(p->frame, o->frame_instruction) ^ (uintptr_t)p->instruction;
+
+    /* One branch for both: this is most of what a capture does. */
+    return !(differs | ((uintptr_t)mt_python_pointer(p->frame, o->frame_previous) ^ (uintptr_t)p[-1].frame));
 }
 
 static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const struct mt_python_state *s)
@@ -238,9 +241,15 @@ static MT_ALWAYS_INLINE size_t verify(
     const struct mt_python_offsets *o, const struct mt_python_thread *thread, size_t at, bool watched)
 {
     if (MT_LIKELY(watched)) {
-        while (at > 0 && holds_its_place(o, &thread->places[at - 1]))
-            at--;
-        return at;
+        const struct mt_python_place *p = thread->places + at, *end = thread->places;
+
+#pragma GCC unroll 4
+        while (p > end) {
+            if (MT_UNLIKELY(!holds_its_place(o, p - 1)))
+                break;
+            p--;
+        }
+        return (size_t)(p - end);
     }
     while (at > 0 && holds(o, &thread->states[at - 1]))
         at--;
@@ -258,15 +267,20 @@ static MT_ALWAYS_INLINE size_t meet(const struct mt_python_place *places, size_t
     return 0;
 }
 
-/* Word by word: a fresh state was just written so, and a wider load would have to wait until that has left for the cache. */
+/* Field by field: a fresh state was just written so, and a wider load would have to wait until that has left for the cache. */
 static MT_ALWAYS_INLINE void copy_state(struct mt_python_state *to, const struct mt_python_state *from)
 {
-    uint64_t *t = (uint64_t *)to;
-    const uint64_t *f = (const uint64_t *)from;
-
-#pragma GCC unroll 8
-    for (size_t i = 0; i < sizeof *to / sizeof *t; i++)
-        mt_store_relaxed(&t[i], mt_load_relaxed(&f[i]));
+#define COPY(field) mt_store_relaxed(&to->field, mt_load_relaxed(&from->field))
+    COPY(frame);
+    COPY(instruction);
+    COPY(previous);
+    COPY(code);
+    COPY(proof);
+    COPY(line);
+    COPY(depth);
+    COPY(is_code);
+    COPY(is_complete);
+#undef COPY
 }
 
 /* Puts the fresh frames behind the kept ones. True: the stack is not the one that was sent last. */
@@ -295,6 +309,45 @@ static MT_ALWAYS_INLINE bool replace_inner(
     thread->unsure = false;
     *ret_change = (struct mt_stack_change){keep, depth - keep};
     return depth != keep || depth != before || was_unsure;
+}
+
+/*
+ * The most frequent case: the innermost frame is the one that it was, and so are the others; it may have moved on to an instruction that was met before.
+ * False: it is not so, and nothing was done.
+ */
+static MT_ALWAYS_INLINE bool capture_in_place(const struct mt_python_offsets *o, struct mt_python_thread *thread, size_t kept, const char *frame,
+    struct mt_stack_change *ret_change, bool *ret_changed)
+{
+    struct mt_python_place *top = &thread->places[kept - 1];
+    struct mt_python_state *s = &thread->states[kept - 1];
+    const void *instruction, *previous;
+
+    if (top->frame != frame)
+        return false;
+    instruction = mt_python_pointer(frame, o->frame_instruction);
+    previous = mt_python_pointer(frame, o->frame_previous);
+    if (previous != top[-1].frame)
+        return false;
+    *ret_change = (struct mt_stack_change){s->depth, 0};
+    if (instruction != top->instruction) {
+        uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | is_entry(o, frame, previous);
+        const struct mt_python_hit *hit = hit_of(thread, key);
+        uint32_t line = hit->line;
+
+        if (hit->key != key || hit->generation != thread->hits_generation || !s->is_complete || verify(o, thread, kept - 1, true))
+            return false;
+        top->instruction = s->instruction = instruction;
+        s->code = NULL;
+        if (line != s->line) {
+            s->line = thread->frames[s->depth - 1] = line;
+            *ret_change = (struct mt_stack_change){s->depth - 1, 1};
+        }
+    } else if (verify(o, thread, kept - 1, true)) {
+        return false;
+    }
+    *ret_changed = ret_change->push != 0;
+    thread->count = kept;
+    return true;
 }
 
 #define FORGET_MAX 8u
@@ -345,6 +398,12 @@ static bool capture(
     use_hits = watched && thread->hits;
     thread->count = 0;
     mt_compiler_fence();
+    if (MT_LIKELY(use_hits && kept && frame)) {
+        bool changed;
+
+        if (MT_LIKELY(capture_in_place(o, thread, kept, frame, ret_change, &changed)))
+            return changed;
+    }
     while (frame) {
         size_t met = meet(thread->places, kept, frame), stop;
 
