@@ -322,7 +322,7 @@ static MT_ALWAYS_INLINE bool capture_in_place(const struct mt_python_offsets *o,
     struct mt_python_state *s = &thread->states[kept - 1];
     const void *instruction, *previous;
 
-    if (top->frame != frame)
+    if (top->frame != frame || s->depth != thread->frame_count) /* of the frames some may have been forgotten */
         return false;
     instruction = mt_python_pointer(frame, o->frame_instruction);
     previous = mt_python_pointer(frame, o->frame_previous);
