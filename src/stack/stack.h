@@ -152,22 +152,10 @@ struct mt_code_range {
 };
 
 #define MT_INNER_RULE_BITS 11
-#define MT_INNER_STACK_BITS 7
-#define MT_INNER_CHECKS 8
 
 struct mt_inner_rule {
     uint64_t key; /* pc << 1 | whether it lies in a range; 0: none */
     uint64_t rule;
-};
-
-/* An inner stack that was walked, and the words of the stack that it hung on, as long as they are few (inner.c). */
-struct mt_inner_stack {
-    uintptr_t pc, sp, bp; /* pc 0: none */
-    uint8_t count, checks;
-    bool bp_matters;
-    uint16_t offsets[MT_INNER_CHECKS]; /* from sp, in words */
-    uint32_t frames[MT_INNER_CHECKS + 1]; /* innermost first */
-    uintptr_t values[MT_INNER_CHECKS];
 };
 
 /* What mt_stack_inner() remembers for one thread and its ranges; zero at start. The caller counts ranges_known up when there is a new range. */
@@ -175,7 +163,6 @@ struct mt_inner_rules {
     uint64_t generation;
     uint32_t ranges_known;
     struct mt_inner_rule entries[1u << MT_INNER_RULE_BITS];
-    struct mt_inner_stack stacks[1u << MT_INNER_STACK_BITS];
 };
 
 /* The pc of the frame that the stack address lies in, at most 64 frames out. 0: none. */
