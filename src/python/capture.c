@@ -28,7 +28,7 @@
 
 static size_t bytes_of(size_t capacity)
 {
-    return mt_round_up(capacity * (2 * sizeof(struct mt_python_state) + sizeof(uint32_t)), MT_PAGE_BYTES);
+    return mt_round_up(capacity * (2 * sizeof(struct mt_python_state) + sizeof(uint32_t)) + (capacity + 1) * sizeof(struct mt_python_place), MT_PAGE_BYTES);
 }
 
 static MT_COLD struct mt_python_hit *make_hits(void)
@@ -46,16 +46,19 @@ static MT_COLD bool grow(struct mt_stack *stack, struct mt_python_thread *thread
 {
     size_t old = thread->capacity, capacity = old ? old * 2 : FIRST_CAPACITY, bytes = bytes_of(capacity);
     struct mt_python_state *states = capacity <= CAPACITY_MAX ? mt_sys_pages(bytes) : NULL;
+    struct mt_python_place *places;
     uint32_t *frames;
 
     if (!states)
         return false;
     mt_sys_madvise(states, bytes, MADV_DONTFORK);
     mt_sys_madvise(states, bytes, MADV_DONTDUMP);
-    frames = (uint32_t *)(states + 2 * capacity);
+    places = (struct mt_python_place *)(states + 2 * capacity) + 1;
+    frames = (uint32_t *)(places + capacity);
     if (old) {
         memcpy(states, thread->states, old * sizeof *states);
         memcpy(states + capacity, thread->fresh, fresh * sizeof *states);
+        memcpy(places, thread->places, old * sizeof *places);
         memcpy(frames, thread->frames, thread->frame_count * sizeof *frames);
         mt_sys_unmap(thread->states, bytes_of(old));
         mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(old));
@@ -65,6 +68,7 @@ static MT_COLD bool grow(struct mt_stack *stack, struct mt_python_thread *thread
     }
     thread->states = states;
     thread->fresh = states + capacity;
+    thread->places = places;
     thread->frames = frames;
     thread->capacity = capacity;
     return true;
@@ -159,7 +163,7 @@ static MT_ALWAYS_INLINE bool read_known_frame(const struct mt_python_thread *thr
     uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | is_entry(o, frame, previous);
     const struct mt_python_hit *hit = hit_of(thread, key);
 
-    if (hit->key != key || hit->codes_freed != thread->codes_freed)
+    if (hit->key != key || hit->generation != thread->hits_generation)
         return false;
     s->frame = frame;
     s->instruction = instruction;
@@ -204,7 +208,7 @@ static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *st
         if (mt_python_here.codes_watched && thread->hits && (uintptr_t)s->instruction >= first) {
             uint64_t key = (uint64_t)(uintptr_t)s->instruction << 1 | entry;
 
-            *hit_of(thread, key) = (struct mt_python_hit){key, s->line, thread->codes_freed};
+            *hit_of(thread, key) = (struct mt_python_hit){key, s->line, thread->hits_generation};
         }
     }
     return true;
@@ -214,10 +218,12 @@ static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *st
  * Whether the frame is the kept one; of a code object's address that is only so if it is still the object that it was. Where every code object that is freed is
  * heard of (mt_python_codes_freed) and none was since, that needs no proof; and the instruction, which lies in the code object, tells which that is.
  */
-static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_state *s)
+static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_place *p)
 {
-    return mt_python_pointer(s->frame, o->frame_instruction) == s->instruction &&
-           mt_python_pointer(s->frame, o->frame_previous) == s->previous;
+    uintptr_t differs = (uintptr_t)mt_python_pointer(p->frame, o->frame_instruction) ^ (uintptr_t)p->instruction;
+
+    /* One branch for both: this is most of what a capture does. */
+    return !(differs | ((uintptr_t)mt_python_pointer(p->frame, o->frame_previous) ^ (uintptr_t)p[-1].frame));
 }
 
 static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const struct mt_python_state *s)
@@ -232,27 +238,49 @@ static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const stru
 
 /* Follows the kept frames outwards from the one below `at`. Returns where that ends; 0: all hold. */
 static MT_ALWAYS_INLINE size_t verify(
-    const struct mt_python_offsets *o, const struct mt_python_state *states, size_t at, bool watched)
+    const struct mt_python_offsets *o, const struct mt_python_thread *thread, size_t at, bool watched)
 {
     if (MT_LIKELY(watched)) {
-        while (at > 0 && holds_its_place(o, &states[at - 1]))
-            at--;
-        return at;
+        const struct mt_python_place *p = thread->places + at, *end = thread->places;
+
+#pragma GCC unroll 4
+        while (p > end) {
+            if (MT_UNLIKELY(!holds_its_place(o, p - 1)))
+                break;
+            p--;
+        }
+        return (size_t)(p - end);
     }
-    while (at > 0 && holds(o, &states[at - 1]))
+    while (at > 0 && holds(o, &thread->states[at - 1]))
         at--;
     return at;
 }
 
 /* How many kept frames there are up to the one at this address; 0: it is not among the innermost. */
-static MT_ALWAYS_INLINE size_t meet(const struct mt_python_state *states, size_t kept, const char *frame)
+static MT_ALWAYS_INLINE size_t meet(const struct mt_python_place *places, size_t kept, const char *frame)
 {
     size_t last = kept > SEARCH ? kept - SEARCH : 0;
 
     for (size_t i = kept; i > last; i--)
-        if (states[i - 1].frame == frame)
+        if (places[i - 1].frame == frame)
             return i;
     return 0;
+}
+
+/* Field by field: a fresh state was just written so, and a wider load would have to wait until that has left for the cache. */
+static MT_ALWAYS_INLINE void copy_state(struct mt_python_state *to, const struct mt_python_state *from)
+{
+#define COPY(field) mt_store_relaxed(&to->field, mt_load_relaxed(&from->field))
+    COPY(frame);
+    COPY(instruction);
+    COPY(previous);
+    COPY(code);
+    COPY(proof);
+    COPY(line);
+    COPY(depth);
+    COPY(is_code);
+    COPY(is_complete);
+#undef COPY
 }
 
 /* Puts the fresh frames behind the kept ones. True: the stack is not the one that was sent last. */
@@ -273,13 +301,84 @@ static MT_ALWAYS_INLINE bool replace_inner(
             depth++;
         }
         s->depth = depth;
-        thread->states[base++] = *s;
+        thread->places[base] = (struct mt_python_place){s->frame, s->instruction};
+        copy_state(&thread->states[base++], s);
     }
     thread->count = base;
     thread->frame_count = depth;
     thread->unsure = false;
     *ret_change = (struct mt_stack_change){keep, depth - keep};
     return depth != keep || depth != before || was_unsure;
+}
+
+/*
+ * The most frequent case: the innermost frame is the one that it was, and so are the others; it may have moved on to an instruction that was met before.
+ * False: it is not so, and nothing was done.
+ */
+static MT_ALWAYS_INLINE bool capture_in_place(const struct mt_python_offsets *o, struct mt_python_thread *thread, size_t kept, const char *frame,
+    struct mt_stack_change *ret_change, bool *ret_changed)
+{
+    struct mt_python_place *top = &thread->places[kept - 1];
+    struct mt_python_state *s = &thread->states[kept - 1];
+    const void *instruction, *previous;
+
+    if (top->frame != frame || s->depth != thread->frame_count) /* of the frames some may have been forgotten */
+        return false;
+    instruction = mt_python_pointer(frame, o->frame_instruction);
+    previous = mt_python_pointer(frame, o->frame_previous);
+    if (previous != top[-1].frame)
+        return false;
+    *ret_change = (struct mt_stack_change){s->depth, 0};
+    if (instruction != top->instruction) {
+        uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | is_entry(o, frame, previous);
+        const struct mt_python_hit *hit = hit_of(thread, key);
+        uint32_t line = hit->line;
+
+        if (hit->key != key || hit->generation != thread->hits_generation || !s->is_complete || verify(o, thread, kept - 1, true))
+            return false;
+        top->instruction = s->instruction = instruction;
+        s->code = NULL;
+        if (line != s->line) {
+            s->line = thread->frames[s->depth - 1] = line;
+            *ret_change = (struct mt_stack_change){s->depth - 1, 1};
+        }
+    } else if (verify(o, thread, kept - 1, true)) {
+        return false;
+    }
+    *ret_changed = ret_change->push != 0;
+    thread->count = kept;
+    return true;
+}
+
+#define FORGET_MAX 8u
+
+/*
+ * Code objects were freed since the thread's last capture: forgets what it knows of the instructions that lay in them. Of many all of it is forgotten, which is
+ * cheaper. Returns how many of the kept frames remain.
+ */
+static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t kept, uint32_t codes_freed)
+{
+    uint32_t from = thread->codes_freed;
+    uintptr_t start, end;
+
+    thread->codes_freed = codes_freed;
+    if (codes_freed - from > FORGET_MAX) {
+        thread->hits_generation++;
+        return 0;
+    }
+    for (; from != codes_freed; from++) {
+        if (!mt_python_gone_code(from, &start, &end)) {
+            thread->hits_generation++;
+            return 0;
+        }
+        for (size_t i = 0; i < kept; i++)
+            if ((uintptr_t)thread->places[i].instruction - start < end - start)
+                kept = i;
+        for (size_t i = 0; thread->hits && i < (size_t)1 << MT_PYTHON_HIT_BITS; i++)
+            if ((uintptr_t)(thread->hits[i].key >> 1) - start < end - start)
+                thread->hits[i].key = 0;
+    }
+    return kept;
 }
 
 static bool capture(
@@ -292,17 +391,24 @@ static bool capture(
     const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(python, o) : NULL;
 
     if (MT_UNLIKELY(thread->codes_freed != codes_freed)) {
-        thread->codes_freed = codes_freed;
-        kept = watched ? 0 : kept;
+        size_t left = forget_freed(thread, kept, codes_freed);
+
+        kept = watched ? left : kept;
     }
     use_hits = watched && thread->hits;
     thread->count = 0;
     mt_compiler_fence();
+    if (MT_LIKELY(use_hits && kept && frame)) {
+        bool changed;
+
+        if (MT_LIKELY(capture_in_place(o, thread, kept, frame, ret_change, &changed)))
+            return changed;
+    }
     while (frame) {
-        size_t met = meet(thread->states, kept, frame), stop;
+        size_t met = meet(thread->places, kept, frame), stop;
 
         if (met) {
-            stop = verify(o, thread->states, met, watched);
+            stop = verify(o, thread, met, watched);
             if (stop == 0) {
                 if (MT_UNLIKELY(met + fresh > thread->capacity) && !grow(stack, thread, fresh))
                     break;

@@ -66,6 +66,13 @@ void mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_
 void mt_python_find_loop_if_new(struct mt_stack *stack, struct mt_stack_thread *stack_thread,
     const struct mt_python_thread *thread, const struct mt_registers *caller);
 
+/*
+ * objects.c: the code objects that were freed last, so that what is known of others can be kept. The number of one is what mt_python_codes_freed was before
+ * it. False: it is not there (any more), or not yet, and may have been any.
+ */
+#define MT_PYTHON_GONE 64u
+bool mt_python_gone_code(uint32_t number, uintptr_t *ret_start, uintptr_t *ret_end);
+
 /* objects.c: the interpreter does not run (any more). */
 void mt_python_unsettle(struct mt_python *python);
 

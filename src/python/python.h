@@ -62,11 +62,17 @@ struct mt_python_state {
     bool is_complete; /* else a function that has not begun: not part of the stack */
 };
 
-/* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good as long as no code object was freed. */
+/* What of a kept frame is compared at each capture, apart from the rest: many frames are looked at, and few lines of the processor's cache. */
+struct mt_python_place {
+    const char *frame;
+    const void *instruction;
+};
+
+/* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good until its code object is freed. */
 struct mt_python_hit {
     uint64_t key; /* address << 1 | entry; 0: none */
     uint32_t line;
-    uint32_t codes_freed;
+    uint32_t generation; /* that of the thread's hits, or it is none */
 };
 #define MT_PYTHON_HIT_BITS 12
 
@@ -76,12 +82,14 @@ struct mt_python_hit {
 struct mt_python_thread {
     struct mt_python_state *states; /* outermost first */
     struct mt_python_state *fresh;  /* innermost first, same capacity */
+    struct mt_python_place *places; /* of the states; places[-1].frame is NULL: the outermost frame has no previous one */
     /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of states that are not none it is the frames. */
     uint32_t *frames;
     struct mt_python_hit *hits; /* NULL: no memory */
     size_t count, capacity; /* of states */
     uint32_t frame_count;
-    uint32_t codes_freed; /* mt_python_codes_freed as of the states */
+    uint32_t codes_freed; /* mt_python_codes_freed as of the states and the hits */
+    uint32_t hits_generation;
     uint32_t inner_count;
     uint32_t inner[MT_PYTHON_INNER_MAX]; /* the inner stack that the reader has, outermost first */
     struct mt_inner_rules rules;
@@ -120,11 +128,13 @@ struct mt_python_allocator {
 extern uint32_t mt_python_codes_freed MT_HIDDEN;
 extern const void *mt_python_code_type MT_HIDDEN; /* NULL: need not be looked for */
 
+void mt_python_code_gone(const void *code);
+
 /* A block is about to be freed. Objects are aligned to 16 bytes: the word behind the first is in the same page, whatever the block's size. */
 static MT_ALWAYS_INLINE void mt_python_object_gone(const void *p)
 {
     if (((uintptr_t)p & 15) == 0 && MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
-        mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u);
+        mt_python_code_gone(p);
 }
 
 enum { MT_PYTHON_DOMAIN_MEM = 1, MT_PYTHON_DOMAIN_OBJ = 2 };

@@ -26,7 +26,7 @@
 #include <string.h>
 
 #define FIRST_CAPACITY 256u
-#define CAPACITY_MAX 16384u
+#define CAPACITY_MAX (1u << 19) /* as many frames as 8 MiB of stack can be */
 #define BYTES_A_FRAME                                                                                                  \
     (2 * (sizeof(struct mt_memo_place) + sizeof(struct mt_memo_frame)) + sizeof(struct mt_memo_check) + sizeof(uint32_t))
 #define BP_MATTERS (UINT64_C(1) << 63) /* some frame from here outwards is found by this frame's bp; frame ids are smaller */

@@ -172,7 +172,7 @@ struct mt_code_range {
     uintptr_t start, end;
 };
 
-#define MT_INNER_RULE_BITS 10
+#define MT_INNER_RULE_BITS 11
 
 struct mt_inner_rule {
     uint64_t key; /* pc << 1 | whether it lies in a range; 0: none */
