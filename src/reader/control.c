@@ -67,6 +67,8 @@ static void client_drop(struct reader *reader, struct client *client)
             break;
         }
     }
+    /* Closing alone would not do: a parent that did not exec the reader but started it (MEMTRACE_READER may be a script) has the socket, too. */
+    epoll_ctl(reader->epoll_fd, EPOLL_CTL_DEL, client->fd, NULL);
     close(client->fd);
     free(client);
     reader->hello_deadline_ns = mt_clock_monotonic_ns() + UINT64_C(30000000000);

@@ -1,7 +1,8 @@
 /*
  * The loop: drain, answer, sample, write, sleep. There is one place to sleep, the doorbell's futex, because targets can
  * ring it without a system call; a second thread, the waker, sleeps in epoll and rings it for sockets and pidfds. The
- * waker also keeps `progress` moving while the loop is in a long write, so that no target takes the reader for dead.
+ * waker also keeps `progress` moving while the loop is in a long write, so that no target takes the reader for dead; but not for ever, so that
+ * none waits for a reader that hangs.
  */
 #include "reader/state.h"
 
@@ -19,6 +20,7 @@
 #define FIRST_CHECKPOINT_NS (1000 * MS)
 #define LAST_CHECKPOINT_NS (60000 * MS)
 #define SITES_CHECKPOINT_NS (8000 * MS)
+#define LONGEST_ROUND_NS (180000 * MS)
 #define COMMIT_DRAIN_NS (200 * MS)
 enum { ROUND_EVENTS = 1 << 17, MANY_EVENTS = 1 << 16, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
 
@@ -35,13 +37,30 @@ static void futex_wake(uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+struct pulse { /* of the loop, as the waker feels it */
+    uint32_t rounds;
+    uint64_t since_ns;
+};
+
+static void beat(struct reader *reader, struct pulse *pulse)
+{
+    uint32_t rounds = mt_load_relaxed(&reader->rounds);
+    uint64_t now = mt_clock_monotonic_ns();
+
+    if (rounds != pulse->rounds || !pulse->since_ns)
+        *pulse = (struct pulse){rounds, now};
+    if (now - pulse->since_ns < LONGEST_ROUND_NS)
+        mt_fetch_add_relaxed(&reader->doorbell->progress, 1);
+}
+
 static void *waker_main(void *argument)
 {
     struct reader *reader = argument;
     struct epoll_event event;
+    struct pulse pulse = {0};
 
     for (;;) {
-        mt_fetch_add_relaxed(&reader->doorbell->progress, 1);
+        beat(reader, &pulse);
         if (epoll_wait(reader->epoll_fd, &event, 1, HEARTBEAT_MS) <= 0)
             continue;
         mt_store_seq_cst(&reader->events_pending, 1);
@@ -49,7 +68,7 @@ static void *waker_main(void *argument)
         futex_wake(&reader->doorbell->bell);
         while (mt_load_acquire(&reader->events_pending)) {
             futex_wait(&reader->events_pending, 1, HEARTBEAT_MS * MS);
-            mt_fetch_add_relaxed(&reader->doorbell->progress, 1);
+            beat(reader, &pulse);
         }
     }
     return NULL;
@@ -251,6 +270,7 @@ int loop_run(struct reader *reader)
         size_t applied;
         bool busy = false;
 
+        mt_store_relaxed(&reader->rounds, reader->rounds + 1);
         if (mt_load_acquire(&reader->events_pending))
             busy = handle_events(reader);
         applied = drain_all(reader);

@@ -197,6 +197,16 @@ class Faults(harness.Case):
         # Something else in its place, which has words of its own.
         self.both_logs([harness.target("basic")], env={"MEMTRACE_READER": "/bin/sleep"}, others=True)
 
+    def test_command_behind_a_script(self):
+        """What started the reader stays, and has its socket open, too."""
+        script = f"{self.folder}/reader"
+        with open(script, "w") as f:
+            f.write(f"#!/bin/sh\nunset LD_PRELOAD\n{harness.COMMAND} \"$@\"\ntrue\n")
+        os.chmod(script, 0o755)
+        result = self.trace(harness.target("basic"), env={"MEMTRACE_READER": script})
+        self.assertComplete(result, status=7)
+        self.assertEqual(result.run()["allocated_blocks"], 1129)
+
     def limited(self, limit, value, command, lines=0):
         def set_limit():
             resource.setrlimit(limit, (value, value))
