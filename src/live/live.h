@@ -108,7 +108,7 @@ struct mt_live_note {
     uint64_t started, ended; /* stamps; marks: both the same; a phase that never ended: MT_LIVE_NEVER */
     uint64_t live_before, live_after, live_blocks, peak_live_bytes, allocated_bytes, allocated_blocks;
     uint64_t rss_before, rss_after, vms_before, vms_after, python_before, python_after;
-    struct mt_live_row *rows; /* MARK, SNAPSHOT */
+    struct mt_live_row *rows; /* MARK, SNAPSHOT, the end of one of the first phases */
     size_t row_count;
     struct mt_live_python python; /* likewise; zeroes: no Python */
 };

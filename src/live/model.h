@@ -10,6 +10,7 @@
 
 #define NO_SITE UINT32_MAX
 
+enum { PHASE_SNAPSHOTS_MAX = 256 };
 enum { LIMBO_MAX = 64 }; /* nested realloc or munmap calls (signal handlers); deeper ones stay in limbo for good */
 
 struct limbo_block { /* between REALLOC_BEGIN and REALLOC_END */
@@ -83,6 +84,7 @@ struct mt_live {
 
     struct open_phase *phases; /* open ones, in the order of their beginnings */
     size_t phase_count, phase_capacity;
+    unsigned phase_snapshots;
     struct open_phase iteration;
     bool iterating;
     uint64_t iterations;

@@ -100,6 +100,18 @@ static void phase_begin(struct mt_live *live, const struct mt_live_text_event *e
     live->phase_count++;
 }
 
+/* What the larger callsites hold at the end of a phase: of so many phases, for a program may have any number. */
+static void phase_snapshot(struct mt_live *live, struct mt_live_note *note)
+{
+    uint64_t least = live->totals.live_bytes / 1000;
+
+    if (live->phase_snapshots == PHASE_SNAPSHOTS_MAX)
+        return;
+    live->phase_snapshots++;
+    mt_live_python(live, &note->python);
+    note->rows = mt_live_rows(live, least ? least : 1, &note->row_count);
+}
+
 /* Ends the innermost open phase of that name; phases of other threads may interleave. An end without a beginning is ignored. */
 static void phase_end(struct mt_live *live, const struct mt_live_text_event *event)
 {
@@ -109,6 +121,7 @@ static void phase_end(struct mt_live *live, const struct mt_live_text_event *eve
         const char *name = live->phases[i].note.name;
         if (!name || strlen(name) != bytes || memcmp(name, event->text, bytes) != 0)
             continue;
+        phase_snapshot(live, &live->phases[i].note);
         open_end(live, &live->phases[i], event);
         memmove(&live->phases[i], &live->phases[i + 1], (live->phase_count - i - 1) * sizeof(live->phases[0]));
         live->phase_count--;

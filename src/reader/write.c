@@ -163,7 +163,7 @@ static int write_note(struct reader *reader, struct target *target, const struct
 
     switch (note->type) {
     case MT_RECORD_PHASE_END:
-        return mt_store_phase(reader->store, reader->run_id, target->process_id,
+        err = mt_store_phase(reader->store, reader->run_id, target->process_id,
             &(struct mt_store_phase){.phase = name,
                 .parent = note->parent,
                 .started_ns = started,
@@ -179,6 +179,9 @@ static int write_note(struct reader *reader, struct target *target, const struct
                 .vms_after = note->vms_after,
                 .python_bytes_before = note->python_before,
                 .python_bytes_after = note->python_after});
+        if (err < 0 || !note->row_count)
+            return err;
+        return write_snapshot(reader, target, "phase", name, note->ended, note->rows, note->row_count, &note->python);
     case MT_RECORD_ITERATION:
         return mt_store_iteration(reader->store, reader->run_id, target->process_id,
             &(struct mt_store_iteration){.iteration = (int64_t)note->iteration,

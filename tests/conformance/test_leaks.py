@@ -34,6 +34,14 @@ class Leaks(harness.Case):
         run = result.query("SELECT max(run_id) AS run_id FROM runs")[0]["run_id"]
         return {r["function"]: r for r in result.query("SELECT * FROM leaks WHERE run_id = ?", run)}
 
+    def test_iterations_compared(self):
+        result = self.corpus("leaks")
+        done = harness.memtrace("diff", "1@iteration:4", "1@iteration:9", "-n", "0", "--json", "-d", result.db)
+        self.assertEqual(done.status, 0, done.err)
+        changes = {r["function"]: r["change_bytes"] for r in json.loads(done.out)}
+        for name in ("leak_one", "leak_mapping", "leak_reachable"):
+            self.assertEqual(changes[name], 5 * CERTAIN[name], name)
+
     def test_no_leak_where_there_is_none(self):
         found = collections.defaultdict(collections.Counter)
         for seed in range(1, SEEDS + 1):

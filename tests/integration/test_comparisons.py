@@ -38,9 +38,13 @@ class Comparisons(harness.Case):
         self.assertEqual(self.rows("diff", "1", "1"), [])
         marks = {r["function"]: r["change_bytes"] for r in self.rows("diff", "1@pages", "1")}
         self.assertEqual(marks, {"links": 10000})
+        phases = {r["function"]: (r["a_bytes"], r["b_bytes"]) for r in self.rows("diff", "1@phase:build", "2@phase:build")}
+        self.assertEqual(phases, {"page": (1000000, 1206000), "links": (10000, 14400)})
+        after = {r["function"]: (r["state"], r["change_bytes"]) for r in self.rows("diff", "2@phase:build", "2@exit")}
+        self.assertEqual(after, {"noise": ("added", 4000)})
         self.assertIn("+201.2 KiB", self.text("diff", "a", "b"))
         for wrong, status in ((["diff", "1"], 2), (["diff", "1", "77"], 3), (["diff", "1", "2", "--by", "rss"], 2),
-                              (["diff", "1@nothing", "2"], 3)):
+                              (["diff", "1@nothing", "2"], 3), (["diff", "1@phase:pages", "2"], 3), (["diff", "1@iteration:1", "2"], 3)):
             self.assertEqual(harness.memtrace(*wrong, "-d", self.db).status, status, wrong)
 
     def test_gate(self):

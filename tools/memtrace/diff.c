@@ -12,9 +12,11 @@
 
 static const char help[] =
     "Shows how callsites differ between A and B, what changed most first. A and B are runs: a number,\n"
-    "numbers as in 3,5-8, a label, or label:NAME; of several runs the medians are compared. RUN@NAME is\n"
-    "the mark or snapshot NAME of a run (live bytes then). A callsite is a function in a file, which a\n"
-    "rebuild does not change; whether a difference is more than chance is what `memtrace gate` tells.\n\n"
+    "numbers as in 3,5-8, a label, or label:NAME; of several runs the medians are compared. Or moments\n"
+    "of one run (live bytes then): RUN@NAME is its mark or snapshot NAME, RUN@phase:NAME the end of a\n"
+    "phase, RUN@iteration:N that of an iteration, of which callsites are known that iterations change.\n"
+    "A callsite is a function in a file, which a rebuild does not change; whether a difference is more\n"
+    "than chance is what `memtrace gate` tells.\n\n"
     "      --by NAME       peak (default), live or allocated\n"
     "  -n, --rows N        rows (default 20; 0: all)\n" READ_HELP READ_HELP_END;
 
@@ -51,7 +53,7 @@ static int load_side(struct mt_store *store, const char *what, enum metric by, s
     if (status != 0)
         return status;
     if (at && side->runs.count != 1)
-        return complain(STATUS_USAGE, "%s: a mark is looked up in one run, not in %zu", what, side->runs.count);
+        return complain(STATUS_USAGE, "%s: a moment is looked up in one run, not in %zu", what, side->runs.count);
     status = at ? sites_load_snapshot(store, &side->runs, at + 1, &side->table)
                 : sites_load(store, &side->runs, by, &side->table);
     return status;

@@ -299,25 +299,43 @@ int sites_load(struct mt_store *store, const struct run_list *list, enum metric 
     return status;
 }
 
+#define BY_FUNCTION "AND s.kind NOT IN ('file', 'backing', 'reserved') GROUP BY s.heap, s.function, s.file"
+
+/* Of several snapshots with one name the last one of each process. */
+static const struct moment {
+    const char *prefix, *what, *sql;
+} moments[] = {
+    {"iteration:", "an end of that iteration (the view site_iterations has what is kept)",
+        "SELECT s.heap, s.function, s.file, sum(n.live_bytes) FROM site_iterations AS n JOIN sites AS s USING (site_id) "
+        "WHERE run_id = ?1 AND iteration = CAST(?2 AS INTEGER) " BY_FUNCTION},
+    {"phase:", "a phase of that name with a snapshot at its end",
+        "SELECT s.heap, s.function, s.file, sum(n.live_bytes) FROM snapshot_sites AS n JOIN sites AS s USING (site_id) "
+        "WHERE snapshot_id IN (SELECT max(snapshot_id) FROM snapshot_sites WHERE run_id = ?1 AND label = ?2 AND kind = 'phase' "
+        "GROUP BY process_id) " BY_FUNCTION},
+    {"", "a mark, a snapshot or a kind of snapshot of that name",
+        "SELECT s.heap, s.function, s.file, sum(n.live_bytes) FROM snapshot_sites AS n JOIN sites AS s USING (site_id) "
+        "WHERE run_id = ?1 AND snapshot_id IN (SELECT max(snapshot_id) FROM snapshot_sites WHERE run_id = ?1 AND "
+        "(label = ?2 AND kind <> 'phase' OR label IS NULL AND kind = ?2) GROUP BY process_id) " BY_FUNCTION},
+};
+
 int sites_load_snapshot(struct mt_store *store, const struct run_list *list, const char *label, struct site_table *ret_table)
 {
-    static const char sql[] = "SELECT s.heap, s.function, s.file, sum(live_bytes) FROM snapshot_sites AS n JOIN sites AS s "
-                              "USING (site_id) WHERE run_id = ?1 AND (label = ?2 OR (label IS NULL AND n.kind = ?2)) "
-                              "AND s.kind NOT IN ('file', 'backing', 'reserved') GROUP BY s.heap, s.function, s.file";
+    const struct moment *moment = moments;
     struct cells cells = {0};
     struct mt_query *q;
     int status;
 
-    q = ask(store, sql, &status);
+    while (strncmp(label, moment->prefix, strlen(moment->prefix)) != 0)
+        moment++; /* the last one is anybody's */
+    q = ask(store, moment->sql, &status);
     if (!q)
         return status;
     mt_query_bind_integer(q, 1, list->ids[0]);
-    mt_query_bind_text(q, 2, label);
+    mt_query_bind_text(q, 2, label + strlen(moment->prefix));
     status = read_cells(store, q, 0, &cells);
     mt_query_destroy(q);
     if (status == 0 && cells.count == 0)
-        status = complain(STATUS_INPUT, "%s: run %lld has no mark, snapshot or kind of snapshot of that name", label,
-            (long long)list->ids[0]);
+        status = complain(STATUS_INPUT, "%s: run %lld has not %s", label, (long long)list->ids[0], moment->what);
     *ret_table = table_of(&cells, 1);
     return status;
 }
