@@ -40,6 +40,7 @@ class Comparisons(harness.Case):
         self.assertEqual(marks, {"links": 10000})
         phases = {r["function"]: (r["a_bytes"], r["b_bytes"]) for r in self.rows("diff", "1@phase:build", "2@phase:build")}
         self.assertEqual(phases, {"page": (1000000, 1206000), "links": (10000, 14400)})
+        self.assertRegex(self.text("diff", "2@phase:build", "2@exit"), r"\Alive bytes: ")
         after = {r["function"]: (r["state"], r["change_bytes"]) for r in self.rows("diff", "2@phase:build", "2@exit")}
         self.assertEqual(after, {"noise": ("added", 4000)})
         self.assertIn("+201.2 KiB", self.text("diff", "a", "b"))

@@ -146,7 +146,8 @@ static void print_diff(const struct change *changes, size_t shown, size_t count,
         before += changes[i].before;
         after += changes[i].after;
     }
-    printf("%s: %s in %s, %s in %s: %s over all callsites, mappings too\n", metric_text(o->by),
+    printf("%s: %s in %s, %s in %s: %s over all callsites, mappings too\n",
+        strchr(o->sides[0], '@') && strchr(o->sides[1], '@') ? "live bytes" : metric_text(o->by),
         mt_format_bytes((int64_t)before, a, sizeof(a)), o->sides[0], mt_format_bytes((int64_t)after, b, sizeof(b)), o->sides[1],
         change_text(after - before, c, sizeof(c)));
     mt_table_column(table, "CHANGE", MT_CELL_RIGHT);
