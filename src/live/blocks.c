@@ -19,7 +19,10 @@ int mt_blocks_init(struct mt_blocks *blocks)
 
     if (!pages)
         return -ENOMEM;
-    *blocks = (struct mt_blocks){.young = calloc(YOUNG, sizeof(struct mt_block)), .pages = pages, .page_mask = ((size_t)1 << FIRST_BITS) - 1, .page_shift = 64 - FIRST_BITS};
+    *blocks = (struct mt_blocks){.young = calloc(YOUNG, sizeof(struct mt_block)),
+        .pages = pages,
+        .page_mask = ((size_t)1 << FIRST_BITS) - 1,
+        .page_shift = 64 - FIRST_BITS};
     return 0;
 }
 
@@ -254,6 +257,18 @@ bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_bloc
     return table_remove(blocks, address, ret_block);
 }
 
+/* A young one goes into the table: it is counted already. */
+static MT_ALWAYS_INLINE int grow_old(struct mt_blocks *blocks, struct mt_block *young, struct mt_block *ret_replaced)
+{
+    int r = table_insert(blocks, young, ret_replaced);
+
+    if (r < 0)
+        return r;
+    blocks->count--;
+    young->address = 0;
+    return 0;
+}
+
 int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
 {
     struct mt_block *young;
@@ -267,12 +282,8 @@ int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, str
     if (MT_UNLIKELY(young->address == block->address)) {
         *ret_replaced = *young;
         blocks->count--;
-    } else if (young->address) {
-        int r = table_insert(blocks, young, ret_replaced);
-
-        if (r < 0)
-            return r;
-        blocks->count--; /* counted before */
+    } else if (young->address && grow_old(blocks, young, ret_replaced) < 0) {
+        return -ENOMEM;
     }
     *young = *block;
     blocks->count++;
@@ -284,12 +295,8 @@ int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context,
     for (size_t i = 0; blocks->young && i < YOUNG; i++) {
         struct mt_block *young = &blocks->young[i], other = {0};
 
-        if (!young->address)
-            continue;
-        if (table_insert(blocks, young, &other) < 0)
+        if (young->address && grow_old(blocks, young, &other) < 0)
             return -ENOMEM;
-        blocks->count--; /* counted before */
-        young->address = 0;
         if (other.address)
             replaced(context, &other);
     }
