@@ -112,12 +112,12 @@ static MT_ALWAYS_INLINE uintptr_t word_of(const struct mt_memo_place *place)
 #endif
 }
 
-/* Where a frame, not the outermost, has saved the frame pointer; NULL: it has not. */
-static MT_ALWAYS_INLINE const uintptr_t *bp_slot_of(const struct mt_memo *memo, size_t i)
+/* Where a frame has saved the frame pointer, by its rule and the place of the next outer one; NULL: it has not. */
+static MT_ALWAYS_INLINE const uintptr_t *bp_slot_of(const struct mt_memo_place *outer, mt_rule rule)
 {
-    int64_t bytes = mt_rule_bp_bytes(memo->frames[i].rule);
+    int64_t bytes = mt_rule_bp_bytes(rule);
 
-    return bytes ? (const uintptr_t *)(memo->places[i - 1].sp + (uintptr_t)bytes) : NULL;
+    return bytes ? (const uintptr_t *)(outer->sp + (uintptr_t)bytes) : NULL;
 }
 
 /* Whether the words that lead from the frame `at` outwards all hold what they held. */
@@ -276,12 +276,14 @@ static MT_ALWAYS_INLINE bool replace_inner(struct mt_stack *stack, struct mt_sta
         copy_place(places, fresh_places);
         *ids++ = mt_rule_frame(rule);
         /* By a slot of its own an outer frame's bp does not hang on this one's. */
-        if (MT_UNLIKELY(matters) && mt_rule_bp_bytes(rule)) {
-            const uintptr_t *slot = (const uintptr_t *)(places[-1].sp + (uintptr_t)mt_rule_bp_bytes(rule));
+        if (MT_UNLIKELY(matters)) {
+            const uintptr_t *slot = bp_slot_of(places - 1, rule);
 
-            memo->bp_slots[bps] = (struct mt_memo_check){slot, *slot};
-            memo->bp_owners[bps++] = (uint32_t)(frames - memo->frames);
-            matters = 0;
+            if (slot) {
+                memo->bp_slots[bps] = (struct mt_memo_check){slot, *slot};
+                memo->bp_owners[bps++] = (uint32_t)(frames - memo->frames);
+                matters = 0;
+            }
         }
         if (MT_UNLIKELY(mt_rule_kind(rule) == MT_RULE_BP))
             matters = BP_MATTERS;
@@ -345,7 +347,7 @@ static MT_NOINLINE size_t go_on_behind(struct mt_stack *stack, struct mt_memo *m
     if (MT_UNLIKELY(*fresh + (kept - stop) > memo->capacity) && !grow(stack, memo, *fresh))
         return 0;
     for (size_t i = kept; i-- > stop; ++*fresh) {
-        const uintptr_t *slot = bp_slot_of(memo, i);
+        const uintptr_t *slot = bp_slot_of(&memo->places[i - 1], memo->frames[i].rule);
 
         copy_place(&memo->fresh_places[*fresh], &memo->places[i]);
         write_frame(&memo->fresh_frames[*fresh], memo->frames[i].rule & ~BP_MATTERS, at->bp);

@@ -81,7 +81,7 @@ struct mt_memo_place {
 };
 
 struct mt_memo_frame {
-    uint64_t rule; /* and MT_MEMO_BP_MATTERS */
+    uint64_t rule; /* and BP_MATTERS (memo.c) */
     uintptr_t bp;
 };
 
