@@ -270,20 +270,28 @@ static void *through(struct mt_writer *writer, struct mt_window *window, uint64_
     return window->base + (at - window->offset);
 }
 
+/* Bytes behind those that a table of bytes has; its offset in the file, how much it holds and how much is used. */
+static int add_bytes(struct mt_writer *writer, struct mt_window *window, uint64_t table_offset, uint64_t capacity, uint64_t *used,
+    const void *from, size_t bytes, uint64_t *ret_offset)
+{
+    void *p;
+
+    if (*used + bytes > capacity)
+        return -ENOSPC;
+    p = through(writer, window, MT_TABLE_WINDOW_BYTES, table_offset + *used, bytes);
+    if (!p)
+        return -ENOMEM;
+    memcpy(p, from, bytes);
+    *ret_offset = *used;
+    mt_store_release(used, *used + bytes);
+    return 0;
+}
+
 static int add_string(struct mt_writer *writer, const char *text, size_t bytes, uint64_t *ret_offset)
 {
     struct mt_segment_header *h = writer->header;
-    char *p;
 
-    if (h->string_used + bytes > h->string_capacity)
-        return -ENOSPC;
-    p = through(writer, &writer->strings, MT_TABLE_WINDOW_BYTES, h->string_offset + h->string_used, bytes);
-    if (!p)
-        return -ENOMEM;
-    memcpy(p, text, bytes);
-    *ret_offset = h->string_used;
-    mt_store_release(&h->string_used, h->string_used + bytes);
-    return 0;
+    return add_bytes(writer, &writer->strings, h->string_offset, h->string_capacity, &h->string_used, text, bytes, ret_offset);
 }
 
 int mt_writer_add_module(struct mt_writer *writer, const struct mt_module *module, const char *path, size_t path_bytes,
@@ -333,17 +341,8 @@ int mt_writer_add_frame(struct mt_writer *writer, const struct mt_frame *frame, 
 int mt_writer_add_text(struct mt_writer *writer, const void *text, size_t bytes, uint64_t *ret_offset)
 {
     struct mt_segment_header *h = writer->header;
-    void *p;
 
-    if (h->text_used + bytes > h->text_capacity)
-        return -ENOSPC;
-    p = through(writer, &writer->texts, MT_TABLE_WINDOW_BYTES, h->text_offset + h->text_used, bytes);
-    if (!p)
-        return -ENOMEM;
-    memcpy(p, text, bytes);
-    *ret_offset = h->text_used;
-    mt_store_release(&h->text_used, h->text_used + bytes);
-    return 0;
+    return add_bytes(writer, &writer->texts, h->text_offset, h->text_capacity, &h->text_used, text, bytes, ret_offset);
 }
 
 int mt_writer_add_code(struct mt_writer *writer, const struct mt_code *code, uint32_t *ret_id)
