@@ -278,8 +278,8 @@ struct reader {
 
     /* The waker: a thread that sleeps in epoll and rings the doorbell, so that the main thread has one place to sleep. */
     pthread_t waker;
-    uint32_t events_pending;
-    uint32_t rounds; /* of the loop */ /* futex */
+    uint32_t events_pending; /* futex */
+    uint32_t rounds; /* of the loop */
 };
 
 /* main.c */

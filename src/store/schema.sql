@@ -170,7 +170,7 @@ CREATE TABLE mark (
 );
 CREATE INDEX mark_process ON mark (process_id);
 
--- kind: interval, mark, snapshot. object_*: Python's objects at that moment, arena_object_*: those of them in arenas, arena_bytes: the arenas
+-- kind: interval, mark, snapshot, phase (the end of one). object_*: Python's objects at that moment, arena_object_*: those of them in arenas, arena_bytes: the arenas
 -- (mappings of kind backing); NULL: no Python.
 CREATE TABLE snapshot (
     snapshot_id INTEGER PRIMARY KEY,
