@@ -40,12 +40,18 @@ static int pragma_integer(struct mt_store *store, const char *sql, int64_t *ret_
 int store_check(struct mt_store *store, int64_t *ret_version)
 {
     int64_t id = 0, version = 0, tables = 0;
-    int r = pragma_integer(store, "PRAGMA application_id", &id);
+    bool alone = sqlite3_get_autocommit(store->db);
+    /* All of one moment: another writer may be making the schema. */
+    int r = alone ? store_exec(store, "BEGIN") : 0;
 
+    if (r == 0)
+        r = pragma_integer(store, "PRAGMA application_id", &id);
     if (r == 0)
         r = pragma_integer(store, "PRAGMA user_version", &version);
     if (r == 0)
         r = pragma_integer(store, "SELECT count(*) FROM sqlite_schema", &tables);
+    if (alone)
+        sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL); /* nothing was written, or there was no beginning */
     if (r < 0)
         return r;
     if (id == 0 && version == 0 && tables == 0) {
