@@ -80,6 +80,17 @@ class Usage(harness.Case):
                 self.assertEqual(process.wait(30), 9)
                 process.stdout.close()
 
+    def test_signals_that_come_before_fork_has_returned(self):
+        process = subprocess.Popen(
+            [harness.COMMAND, "run", "-o", self.db, "--", "sh", "-c",
+             "unset LD_PRELOAD; trap 'echo caught; exit 9' TERM; echo ready; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; done"],
+            stdout=subprocess.PIPE, env=harness.clean_environment() | {"LD_PRELOAD": target("libslow_fork.so")})
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.stdout.read(), b"caught\n")
+        self.assertEqual(process.wait(30), 9)
+        process.stdout.close()
+
     def test_interrupt_from_the_terminal(self):
         """A whole group gets the signal: `run` survives its command and writes the run down."""
         process = subprocess.Popen(

@@ -102,13 +102,19 @@ static int run_command(
     const struct run_options *o, const struct reader_process *reader, const char *library, int *ret_pid)
 {
     int failure[2], status = 0, error = 0, pid;
+    sigset_t all, before;
+    siginfo_t gone;
 
     if (pipe2(failure, O_CLOEXEC) < 0)
         return 126 << 8;
     fflush(NULL);
+    /* A signal that comes before we know whom to pass it on to waits until we do. */
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
     pid = fork();
     if (pid == 0) {
         catch_signals(false);
+        sigprocmask(SIG_SETMASK, &before, NULL);
         if (reader->fd >= 0)
             prepare_environment(o, reader, library);
         execvp(o->command[0], o->command);
@@ -116,8 +122,9 @@ static int run_command(
         (void)!write(failure[1], &error, sizeof(error));
         _exit(error == ENOENT ? 127 : 126);
     }
-    close(failure[1]);
     child_pid = pid;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    close(failure[1]);
     if (pid < 0) {
         close(failure[0]);
         complain(0, "%s: %s", o->command[0], strerror(errno));
@@ -126,9 +133,12 @@ static int run_command(
     while (read(failure[0], &error, sizeof(error)) < 0 && errno == EINTR)
         ;
     close(failure[0]);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+    /* Its number is its own until it has been waited for: no signal goes to another that gets it. */
+    while (waitid(P_PID, (id_t)pid, &gone, WEXITED | WNOWAIT) < 0 && errno == EINTR)
         ;
     child_pid = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
     if (error)
         complain(0, "%s: %s", o->command[0], error == ENOENT ? "command not found" : strerror(error));
     *ret_pid = pid;
