@@ -60,12 +60,13 @@ struct mt_python_state {
     uint32_t depth;   /* frames of the stack up to this one, inclusive */
     bool is_code;     /* else a frame of the interpreter's own, which has no proof either */
     bool is_complete; /* else a function that has not begun: not part of the stack */
+    bool is_flagged;  /* 3.11: is_entry */
 };
 
 /* What of a kept frame is compared at each capture, apart from the rest: many frames are looked at, and few lines of the processor's cache. */
 struct mt_python_place {
     const char *frame;
-    const void *instruction;
+    uintptr_t instruction; /* of 3.11 with the frame's is_entry, which differs where its caller's do not */
 };
 
 /* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good until its code object is freed. */
