@@ -8,6 +8,7 @@
  *   loop.c     the interpreter's loop, whose parts are told from other native code
  *   lines.c    (code object, instruction) -> frame of the segment
  *   code.c     code object -> entry of the segment's table of codes
+ *   freed.c    code objects that are freed
  *   inner.c    the native stack of an object
  *   objects.c  the object allocators, wrapped in place; what they hand out is recorded by hook/
  *
@@ -125,18 +126,8 @@ struct mt_python_allocator {
     void (*free)(void *ctx, void *p);
 };
 
-/* Grows when an object that is freed looks like a code object: what was known of its address is not any more. */
-extern uint32_t mt_python_codes_freed MT_HIDDEN;
-extern const void *mt_python_code_type MT_HIDDEN; /* NULL: need not be looked for */
-
-void mt_python_code_gone(const void *code);
-
-/* A block is about to be freed. Objects are aligned to 16 bytes: the word behind the first is in the same page, whatever the block's size. */
-static MT_ALWAYS_INLINE void mt_python_object_gone(const void *p)
-{
-    if (((uintptr_t)p & 15) == 0 && MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
-        mt_python_code_gone(p);
-}
+/* Memory is about to be unmapped. */
+void mt_python_unmapped(uintptr_t start, uintptr_t end);
 
 enum { MT_PYTHON_DOMAIN_MEM = 1, MT_PYTHON_DOMAIN_OBJ = 2 };
 
