@@ -34,6 +34,8 @@ static void record_map(uintptr_t address, uint64_t bytes, uint32_t flags, const 
 static void record_unmap_begin(uintptr_t address, uint64_t bytes)
 {
     mt_fetch_add_relaxed(&mt_state.stack.unmap_generation, 1u);
+    if (mt_load_relaxed(&mt_python_present))
+        mt_python_unmapped(address, address + bytes);
     mt_emit_plain(MT_RECORD_UNMAP_BEGIN, address, 1, bytes);
 }
 

@@ -153,10 +153,8 @@ static void object_free(void *context, void *p)
 {
     const struct mt_python_slot *slot = context;
 
-    if (p && MT_LIKELY(!mt_is_serving())) {
-        mt_python_object_gone(p);
+    if (p && MT_LIKELY(!mt_is_serving()))
         record_gone(MT_RECORD_OBJECT_FREE, p);
-    }
     SERVED(slot->inner.free(slot->inner.ctx, p));
 }
 

@@ -160,7 +160,8 @@ static MT_ALWAYS_INLINE bool read_known_frame(const struct mt_python_thread *thr
 {
     const struct mt_python_offsets *o = &mt_python_here.offsets;
     const void *instruction = mt_python_pointer(frame, o->frame_instruction), *previous = mt_python_pointer(frame, o->frame_previous);
-    uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | is_entry(o, frame, previous);
+    bool entry = is_entry(o, frame, previous);
+    uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | entry;
     const struct mt_python_hit *hit = hit_of(thread, key);
 
     if (hit->key != key || hit->generation != thread->hits_generation)
@@ -171,6 +172,7 @@ static MT_ALWAYS_INLINE bool read_known_frame(const struct mt_python_thread *thr
     s->code = NULL; /* not looked at: without a proof it does not hold */
     s->line = hit->line;
     s->is_code = s->is_complete = true;
+    s->is_flagged = entry && o->frame_is_entry;
     return true;
 }
 
@@ -191,6 +193,7 @@ static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *st
     s->previous = mt_python_pointer(frame, o->frame_previous);
     s->is_code = owner < OWNER_INTERPRETER;
     s->is_complete = false;
+    s->is_flagged = o->frame_is_entry && frame[o->frame_is_entry];
     if (s->is_code) {
         const char *code = code_of(o, frame);
         uint64_t first;
@@ -214,18 +217,27 @@ static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *st
     return true;
 }
 
+/* A frame's instruction as it is in its place. Instructions are even. */
+static MT_ALWAYS_INLINE uintptr_t place_instruction(const struct mt_python_offsets *o, const char *frame, bool has_flag)
+{
+    uintptr_t instruction = (uintptr_t)mt_python_pointer(frame, o->frame_instruction);
+
+    return has_flag ? instruction | (uintptr_t)(frame[o->frame_is_entry] != 0) : instruction;
+}
+
 /*
  * Whether the frame is the kept one; of a code object's address that is only so if it is still the object that it was. Where every code object that is freed is
  * heard of (mt_python_codes_freed) and none was since, that needs no proof; and the instruction, which lies in the code object, tells which that is.
  */
-static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_place *p)
+static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_place *p, bool has_flag)
 {
-    uintptr_t differs = (uintptr_t)mt_python_pointer(p->frame, o->frame_instruction) ^ (uintptr_t)p->instruction;
+    uintptr_t differs = place_instruction(o, p->frame, has_flag) ^ p->instruction;
 
     /* One branch for both: this is most of what a capture does. */
     return !(differs | ((uintptr_t)mt_python_pointer(p->frame, o->frame_previous) ^ (uintptr_t)p[-1].frame));
 }
 
+/* Likewise, where instructions do not lie in code objects: in free-threaded builds. */
 static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const struct mt_python_state *s)
 {
     const char *frame = s->frame;
@@ -236,21 +248,26 @@ static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const stru
     return !s->is_code || mt_python_proof(o, code_of(o, frame)) == s->proof;
 }
 
+static MT_ALWAYS_INLINE size_t verify_places(
+    const struct mt_python_offsets *o, const struct mt_python_thread *thread, size_t at, bool has_flag)
+{
+    const struct mt_python_place *p = thread->places + at, *end = thread->places;
+
+#pragma GCC unroll 4
+    while (p > end) {
+        if (MT_UNLIKELY(!holds_its_place(o, p - 1, has_flag)))
+            break;
+        p--;
+    }
+    return (size_t)(p - end);
+}
+
 /* Follows the kept frames outwards from the one below `at`. Returns where that ends; 0: all hold. */
 static MT_ALWAYS_INLINE size_t verify(
     const struct mt_python_offsets *o, const struct mt_python_thread *thread, size_t at, bool watched)
 {
-    if (MT_LIKELY(watched)) {
-        const struct mt_python_place *p = thread->places + at, *end = thread->places;
-
-#pragma GCC unroll 4
-        while (p > end) {
-            if (MT_UNLIKELY(!holds_its_place(o, p - 1)))
-                break;
-            p--;
-        }
-        return (size_t)(p - end);
-    }
+    if (MT_LIKELY(watched))
+        return MT_LIKELY(!o->frame_is_entry) ? verify_places(o, thread, at, false) : verify_places(o, thread, at, true);
     while (at > 0 && holds(o, &thread->states[at - 1]))
         at--;
     return at;
@@ -280,6 +297,7 @@ static MT_ALWAYS_INLINE void copy_state(struct mt_python_state *to, const struct
     COPY(depth);
     COPY(is_code);
     COPY(is_complete);
+    COPY(is_flagged);
 #undef COPY
 }
 
@@ -301,7 +319,7 @@ static MT_ALWAYS_INLINE bool replace_inner(
             depth++;
         }
         s->depth = depth;
-        thread->places[base] = (struct mt_python_place){s->frame, s->instruction};
+        thread->places[base] = (struct mt_python_place){s->frame, (uintptr_t)s->instruction | s->is_flagged};
         copy_state(&thread->states[base++], s);
     }
     thread->count = base;
@@ -321,22 +339,26 @@ static MT_ALWAYS_INLINE bool capture_in_place(const struct mt_python_offsets *o,
     struct mt_python_place *top = &thread->places[kept - 1];
     struct mt_python_state *s = &thread->states[kept - 1];
     const void *instruction, *previous;
+    uintptr_t word;
 
     if (top->frame != frame || s->depth != thread->frame_count) /* of the frames some may have been forgotten */
         return false;
     instruction = mt_python_pointer(frame, o->frame_instruction);
+    word = place_instruction(o, frame, o->frame_is_entry != 0);
     previous = mt_python_pointer(frame, o->frame_previous);
     if (previous != top[-1].frame)
         return false;
     *ret_change = (struct mt_stack_change){s->depth, 0};
-    if (instruction != top->instruction) {
+    if (word != top->instruction) {
         uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | is_entry(o, frame, previous);
         const struct mt_python_hit *hit = hit_of(thread, key);
         uint32_t line = hit->line;
 
         if (hit->key != key || hit->generation != thread->hits_generation || !s->is_complete || verify(o, thread, kept - 1, true))
             return false;
-        top->instruction = s->instruction = instruction;
+        top->instruction = word;
+        s->instruction = instruction;
+        s->is_flagged = word & 1;
         s->code = NULL;
         if (line != s->line) {
             s->line = thread->frames[s->depth - 1] = line;
@@ -372,7 +394,7 @@ static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t k
             return 0;
         }
         for (size_t i = 0; i < kept; i++)
-            if ((uintptr_t)thread->places[i].instruction - start < end - start)
+            if (thread->places[i].instruction - start < end - start)
                 kept = i;
         for (size_t i = 0; thread->hits && i < (size_t)1 << MT_PYTHON_HIT_BITS; i++)
             if ((uintptr_t)(thread->hits[i].key >> 1) - start < end - start)

@@ -61,7 +61,6 @@ void mt_python_after_unload(void)
     if (_dl_find_object((void *)mt_python_here.runtime, &object) == 0 && _dl_find_object(*(void **)&mt_python_here.this_thread, &object) == 0) {
         mt_store_release(&mt_python_present, MT_PYTHON_HERE);
     } else {
-        mt_python_code_type = NULL;
         mt_python_here = (struct mt_python_interpreter){.mode = mt_python_here.mode};
     }
 }

@@ -67,11 +67,29 @@ void mt_python_find_loop_if_new(struct mt_stack *stack, struct mt_stack_thread *
     const struct mt_python_thread *thread, const struct mt_registers *caller);
 
 /*
- * objects.c: the code objects that were freed last, so that what is known of others can be kept. The number of one is what mt_python_codes_freed was before
+ * freed.c: how many code objects were freed since that is heard of; and of those how many in each place, where an address has the same one always.
+ */
+#define MT_PYTHON_CODE_PLACES 4096u
+extern uint32_t mt_python_codes_freed MT_HIDDEN;
+extern uint32_t mt_python_codes_freed_at[MT_PYTHON_CODE_PLACES] MT_HIDDEN;
+
+static MT_ALWAYS_INLINE uint32_t *mt_python_freed_at(const void *code)
+{
+    return &mt_python_codes_freed_at[((uintptr_t)code * UINT64_C(0x9e3779b97f4a7c15)) >> 32 & (MT_PYTHON_CODE_PLACES - 1)];
+}
+
+/*
+ * freed.c: the code objects that were freed last, so that what is known of others can be kept. The number of one is what mt_python_codes_freed was before
  * it. False: it is not there (any more), or not yet, and may have been any.
  */
 #define MT_PYTHON_GONE 64u
 bool mt_python_gone_code(uint32_t number, uintptr_t *ret_start, uintptr_t *ret_end);
+
+/* freed.c: the interpreter runs: from now on what is freed is heard of. */
+void mt_python_watch_codes(void);
+
+/* freed.c: something is about to be known of a code object, whose proof has been read. */
+void mt_python_code_is_at(const void *code);
 
 /* objects.c: the interpreter does not run (any more). */
 void mt_python_unsettle(struct mt_python *python);
@@ -79,18 +97,16 @@ void mt_python_unsettle(struct mt_python *python);
 /* ---- code.c ---- */
 
 /*
- * What changes when another code object takes the place of this one. 3.12 on: its version number, never given twice, and half of a pointer behind it.
- * 3.11 has none: the line table's address and its beginning.
+ * What another code object does not have: this address, and how many were freed there. What is in the object would not tell it from every other: 3.11 has
+ * nothing but pointers, which are given again, even to the same contents; the version numbers of 3.12 on begin anew with each interpreter. That is
+ * taken in for the moments in which nothing is heard of what is freed (while the interpreter ends).
  */
 static MT_ALWAYS_INLINE uint64_t mt_python_proof(const struct mt_python_offsets *o, const void *code)
 {
-    const char *c = code;
+    uint64_t own = MT_LIKELY(o->code_version) ? *(const uint64_t *)((const char *)code + o->code_version) :
+                                                (uint64_t)(uintptr_t)mt_python_pointer(code, o->code_lines);
 
-    if (MT_LIKELY(o->code_version))
-        return *(const uint64_t *)(c + o->code_version);
-    c = mt_python_pointer(code, o->code_lines);
-    return (uint64_t)(uintptr_t)c * UINT64_C(0x9e3779b97f4a7c15) + *(const uint64_t *)(c + o->bytes_data) +
-           *(const uint64_t *)(c + o->bytes_size);
+    return (((uintptr_t)code * UINT64_C(0x9e3779b97f4a7c15)) ^ mt_load_relaxed(mt_python_freed_at(code))) * UINT64_C(0xff51afd7ed558ccd) + own;
 }
 
 /* The segment's code with these contents, added if new. Under the lock. 0 or -errno. */

@@ -147,6 +147,7 @@ static int code_of(
         *ret_code = found - 1;
         return 0;
     }
+    mt_python_code_is_at(code);
     r = mt_python_code_id(python, stack, code, ret_code);
     if (r == 0)
         r = make_room(stack, &python->lines, LINES_MAX);

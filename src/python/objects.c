@@ -9,47 +9,9 @@
  */
 #include "python/internal.h"
 
-uint32_t mt_python_codes_freed;
-const void *mt_python_code_type;
-/*
- * By number: place / 16 in bits 20-63, size / 512 in 8-19, the number's bits 6-13 in 0-7. Of no place: any.
- * P3: an entry is released by mt_python_code_gone(), after its number was taken, and acquired by mt_python_gone_code(), which sees an earlier number's until then.
- */
-static uint64_t gone[MT_PYTHON_GONE];
-#define GONE_SIZE_BITS 12
-#define GONE_GRAIN 512u
-
 static uint32_t looked_again; /* not wiped at fork: a child's allocators are its parent's */
 static struct mt_python_slot slots[64]; /* a new one each time: calls through an old one may be under way */
 static unsigned slots_used;
-
-void MT_COLD mt_python_code_gone(const void *code)
-{
-    const struct mt_python_offsets *o = &mt_python_here.offsets;
-    uint32_t number = mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u);
-    uintptr_t place = (uintptr_t)code, size_at = place + o->object_type + sizeof(void *);
-    uint64_t units = 0, grains = UINT64_MAX;
-
-    /* What only looks like one may be a block of 16 bytes at the end of what is mapped. */
-    if (size_at & (MT_PAGE_BYTES - 1)) {
-        units = *(const uint64_t *)size_at;
-        grains = units < UINT32_MAX ? (o->code_bytecode + 2 * units) / GONE_GRAIN + 1 : UINT64_MAX;
-    }
-    if (grains >> GONE_SIZE_BITS || place >> 48)
-        place = grains = 0;
-    mt_store_release(&gone[number % MT_PYTHON_GONE], (uint64_t)place >> 4 << 20 | grains << 8 | (number / MT_PYTHON_GONE & 255)); /* P3 */
-}
-
-bool mt_python_gone_code(uint32_t number, uintptr_t *ret_start, uintptr_t *ret_end)
-{
-    uint64_t entry = mt_load_acquire(&gone[number % MT_PYTHON_GONE]); /* P3 */
-
-    if ((entry & 255) != (number / MT_PYTHON_GONE & 255) || !(entry >> 20))
-        return false;
-    *ret_start = (uintptr_t)(entry >> 20) << 4;
-    *ret_end = *ret_start + ((entry >> 8 & ((1u << GONE_SIZE_BITS) - 1)) * GONE_GRAIN);
-    return true;
-}
 
 static bool wrap(void)
 {
@@ -75,22 +37,6 @@ static bool wrap(void)
     return done;
 }
 
-/*
- * Code objects are freed through the wrapper, as what they are, if nothing that moves addresses (the interpreter's debug hooks) is in front of it. In free-threaded
- * builds they have a header of their own, and instructions do not lie in them.
- */
-static void watch_codes(void)
-{
-    struct mt_python_allocator now;
-
-    mt_python_here.get_allocator(MT_PYTHON_DOMAIN_OBJ, &now);
-    if (mt_python_here.free_threaded || now.malloc != mt_python_here.wrapper->malloc)
-        return;
-    mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u); /* until now they were not counted */
-    mt_python_code_type = mt_python_here.code_type;
-    mt_python_here.codes_watched = true;
-}
-
 static bool can_wrap(void)
 {
     return mt_python_here.known && mt_python_here.mode == MT_PYTHON_MODE_OBJECTS && mt_python_here.get_allocator &&
@@ -114,14 +60,14 @@ bool mt_python_wrap(const struct mt_python_allocator *wrapper)
 
 bool mt_python_wrap_again(void)
 {
-    if (mt_load_relaxed(&looked_again) || !can_wrap())
+    if (mt_load_relaxed(&looked_again) || !mt_python_here.known)
         return true;
     if (!is_initialized())
         return false;
     mt_store_relaxed(&looked_again, 1u);
-    if (slots_used)
+    if (slots_used && can_wrap())
         wrap();
-    watch_codes();
+    mt_python_watch_codes();
     return true;
 }
 

@@ -8,6 +8,7 @@
  *   loop.c     the interpreter's loop, whose parts are told from other native code
  *   lines.c    (code object, instruction) -> frame of the segment
  *   code.c     code object -> entry of the segment's table of codes
+ *   freed.c    code objects that are freed
  *   inner.c    the native stack of an object
  *   objects.c  the object allocators, wrapped in place; what they hand out is recorded by hook/
  *
@@ -60,12 +61,13 @@ struct mt_python_state {
     uint32_t depth;   /* frames of the stack up to this one, inclusive */
     bool is_code;     /* else a frame of the interpreter's own, which has no proof either */
     bool is_complete; /* else a function that has not begun: not part of the stack */
+    bool is_flagged;  /* 3.11: is_entry */
 };
 
 /* What of a kept frame is compared at each capture, apart from the rest: many frames are looked at, and few lines of the processor's cache. */
 struct mt_python_place {
     const char *frame;
-    const void *instruction;
+    uintptr_t instruction; /* of 3.11 with the frame's is_entry, which differs where its caller's do not */
 };
 
 /* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good until its code object is freed. */
@@ -124,18 +126,8 @@ struct mt_python_allocator {
     void (*free)(void *ctx, void *p);
 };
 
-/* Grows when an object that is freed looks like a code object: what was known of its address is not any more. */
-extern uint32_t mt_python_codes_freed MT_HIDDEN;
-extern const void *mt_python_code_type MT_HIDDEN; /* NULL: need not be looked for */
-
-void mt_python_code_gone(const void *code);
-
-/* A block is about to be freed. Objects are aligned to 16 bytes: the word behind the first is in the same page, whatever the block's size. */
-static MT_ALWAYS_INLINE void mt_python_object_gone(const void *p)
-{
-    if (((uintptr_t)p & 15) == 0 && MT_UNLIKELY(((const void *const *)p)[1] == mt_python_code_type) && mt_python_code_type)
-        mt_python_code_gone(p);
-}
+/* Memory is about to be unmapped. */
+void mt_python_unmapped(uintptr_t start, uintptr_t end);
 
 enum { MT_PYTHON_DOMAIN_MEM = 1, MT_PYTHON_DOMAIN_OBJ = 2 };
 

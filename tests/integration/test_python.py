@@ -122,6 +122,30 @@ class Python(harness.Case):
             self.assertRegex(s, r"^coroutine;.*Handle\._run;BaseEventLoop\._run_once;.*;(Runner\.)?run;.*main;<module>")
 
     @each_python
+    def test_places_taken_by_others(self, python, version):
+        """Code objects and frames at addresses where others of the same looks were: each block is at its own function's line, and native frames are
+        between Python's only where a call went through them."""
+        script = f"{FOLDER}/reused.py"
+        for env in [OBJECTS] if has_no_lock(version) else [OBJECTS, FRAMES]:
+            self.db = os.path.join(self.folder, f"{version}-{env['MEMTRACE_PYTHON']}.db")
+            result = self.trace(python, script, env=env)
+            self.assertComplete(result)
+            found = {tuple(r)[:3]: r["bytes"] for r in result.query(
+                "SELECT function, file, line, SUM(allocated_bytes) AS bytes FROM top_allocators WHERE file LIKE '<of _>' GROUP BY 1, 2, 3")}
+            for i in range(1050):
+                name, file, first = f"made_{i % 50}", f"<of {i % 3}>", 1 + i % 7 * 3
+                comprehension = name + (".<locals>.<listcomp>" if version.startswith("3.11.") else "")
+                for function, line, count in [(name, first + 1, 3), (comprehension, first + 2, 6)]:
+                    self.assertIn(found.get((function, file, line)), range(count * 10016, count * 10016 + 10016), (env, function, file, line))
+            if env is FRAMES:
+                blocks = {True: 0, False: 0}
+                for r in result.query("SELECT stack, allocated_bytes / 10017 AS blocks FROM top_allocators WHERE file = ? AND line = ? AND heap = 'malloc'",
+                                      script, marked_lines(script)["ALLOCATES"]):
+                    between = r["stack"].split("allocates;")[1].split("entries;")[0]
+                    blocks[re.search("ffi|ctypes", between) is not None] += r["blocks"]
+                self.assertEqual(blocks, {True: 300, False: 600})
+
+    @each_python
     def test_greenlets(self, python, version):
         """Stacks that are swapped under the interpreter: lines are right, no frame of one greenlet is in another's stack, and each native stack is what
         libunwind makes of it."""
@@ -303,11 +327,23 @@ for _ in range(5):
     i = interpreters.create()
     interpreters.run_string(i, "x = [bytearray(30001) for _ in range(4)]")
     interpreters.destroy(i)
+for n in range(20):
+    i = interpreters.create()
+    interpreters.run_string(i, "\\n" * (n % 3) + f"def made_{n % 10}():\\n    return bytearray(10017)\\nmade_{n % 10}()\\n")
+    interpreters.destroy(i)
 print("done")
 """
-        result = self.trace(python, "-c", code, env=OBJECTS)
-        self.assertEqual((result.status, result.out), (0, b"done\n"), result.err)
-        self.assertGreaterEqual(result.one("SELECT SUM(allocated_bytes) FROM top_allocators WHERE heap = 'python'"), 20 * 30001)
+        for env in [OBJECTS] if has_no_lock(version) else [OBJECTS, FRAMES]:
+            self.db = os.path.join(self.folder, f"{version}-{env['MEMTRACE_PYTHON']}.db")
+            result = self.trace(python, "-c", code, env=env)
+            self.assertEqual((result.status, result.out), (0, b"done\n"), result.err)
+            self.assertGreaterEqual(result.one("SELECT SUM(allocated_bytes) FROM top_allocators WHERE heap = ?", "python" if env is OBJECTS else "malloc"),
+                                    20 * 30001)
+            if version.startswith("3.11."):
+                continue  # a thread has the state there that it had first: its other interpreters' frames are not seen
+            # An interpreter gives its code objects the numbers that another one gave, at the same addresses.
+            found = dict(map(tuple, result.query("SELECT function, SUM(allocated_bytes) / 10018 FROM top_allocators WHERE function LIKE 'made\\__' ESCAPE '\\' GROUP BY 1")))
+            self.assertEqual(found, {f"made_{n}": 2 for n in range(10)}, env)
 
     @each_python
     def test_embedded(self, python, version):
