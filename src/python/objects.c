@@ -6,6 +6,9 @@
  * allocator to take (PYTHONMALLOC, development mode); so it is looked at once more as soon as the core is initialised, before anything else
  * (tracemalloc) can have wrapped what is there. Where an interpreter is found when it already runs, nothing is wrapped: five pointers cannot be
  * replaced at once under threads that use them. An interpreter that is finalised and initialised again is a new case.
+ *
+ * Where no objects are recorded, OBJ's free alone is replaced, when the core is initialised: to hear of the end of code objects, so that captures need not
+ * look at each frame's to know that it is still the one it was.
  */
 #include "python/internal.h"
 
@@ -22,6 +25,8 @@ static uint64_t gone[MT_PYTHON_GONE];
 static uint32_t looked_again; /* not wiped at fork: a child's allocators are its parent's */
 static struct mt_python_slot slots[64]; /* a new one each time: calls through an old one may be under way */
 static unsigned slots_used;
+static bool seen_early; /* before it was initialised */
+static void (*inner_free)(void *ctx, void *p); /* under watched_free() */
 
 void MT_COLD mt_python_code_gone(const void *code)
 {
@@ -75,6 +80,26 @@ static bool wrap(void)
     return done;
 }
 
+static void watched_free(void *context, void *p)
+{
+    if (MT_LIKELY(p))
+        mt_python_object_gone(p);
+    inner_free(context, p);
+}
+
+/* Of one allocator: what inner_free was must stay so, for calls may be under way. */
+static void watch_free(void)
+{
+    struct mt_python_allocator now;
+
+    mt_python_here.get_allocator(MT_PYTHON_DOMAIN_OBJ, &now);
+    if (now.free == watched_free || (inner_free && inner_free != now.free))
+        return;
+    inner_free = now.free;
+    now.free = watched_free;
+    mt_python_here.set_allocator(MT_PYTHON_DOMAIN_OBJ, &now);
+}
+
 /*
  * Code objects are freed through the wrapper, as what they are, if nothing that moves addresses (the interpreter's debug hooks) is in front of it. In free-threaded
  * builds they have a header of their own, and instructions do not lie in them.
@@ -84,7 +109,7 @@ static void watch_codes(void)
     struct mt_python_allocator now;
 
     mt_python_here.get_allocator(MT_PYTHON_DOMAIN_OBJ, &now);
-    if (mt_python_here.free_threaded || now.malloc != mt_python_here.wrapper->malloc)
+    if (mt_python_here.free_threaded || (now.free != watched_free && !(mt_python_here.wrapper && now.free == mt_python_here.wrapper->free)))
         return;
     mt_fetch_add_acq_rel(&mt_python_codes_freed, 1u); /* until now they were not counted */
     mt_python_code_type = mt_python_here.code_type;
@@ -93,8 +118,7 @@ static void watch_codes(void)
 
 static bool can_wrap(void)
 {
-    return mt_python_here.known && mt_python_here.mode == MT_PYTHON_MODE_OBJECTS && mt_python_here.get_allocator &&
-           mt_python_here.set_allocator && mt_python_here.wrapper;
+    return mt_python_here.known && mt_python_here.get_allocator && mt_python_here.set_allocator;
 }
 
 static bool is_initialized(void)
@@ -107,7 +131,7 @@ static bool is_initialized(void)
 bool mt_python_wrap(const struct mt_python_allocator *wrapper)
 {
     mt_python_here.wrapper = wrapper;
-    if (!can_wrap() || is_initialized())
+    if (mt_python_here.mode != MT_PYTHON_MODE_OBJECTS || !can_wrap() || is_initialized())
         return false;
     return wrap();
 }
@@ -116,11 +140,15 @@ bool mt_python_wrap_again(void)
 {
     if (mt_load_relaxed(&looked_again) || !can_wrap())
         return true;
-    if (!is_initialized())
+    if (!is_initialized()) {
+        seen_early = true;
         return false;
+    }
     mt_store_relaxed(&looked_again, 1u);
     if (slots_used)
         wrap();
+    else if (seen_early && !mt_python_here.free_threaded)
+        watch_free();
     watch_codes();
     return true;
 }
