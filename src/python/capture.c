@@ -358,25 +358,29 @@ static MT_ALWAYS_INLINE bool capture_in_place(const struct mt_python_offsets *o,
  */
 static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t kept, uint32_t codes_freed)
 {
-    uint32_t from = thread->codes_freed;
-    uintptr_t start, end;
+    uint32_t from = thread->codes_freed, count = codes_freed - from;
+    uintptr_t starts[FORGET_MAX], ends[FORGET_MAX], low = UINTPTR_MAX, high = 0;
 
     thread->codes_freed = codes_freed;
-    if (codes_freed - from > FORGET_MAX) {
-        thread->hits_generation++;
-        return 0;
-    }
-    for (; from != codes_freed; from++) {
-        if (!mt_python_gone_code(from, &start, &end)) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (count > FORGET_MAX || !mt_python_gone_code(from + i, &starts[i], &ends[i])) {
             thread->hits_generation++;
             return 0;
         }
-        for (size_t i = 0; i < kept; i++)
-            if ((uintptr_t)thread->places[i].instruction - start < end - start)
-                kept = i;
-        for (size_t i = 0; thread->hits && i < (size_t)1 << MT_PYTHON_HIT_BITS; i++)
-            if ((uintptr_t)(thread->hits[i].key >> 1) - start < end - start)
-                thread->hits[i].key = 0;
+        low = starts[i] < low ? starts[i] : low;
+        high = ends[i] > high ? ends[i] : high;
+        for (size_t at = 0; at < kept; at++)
+            if ((uintptr_t)thread->places[at].instruction - starts[i] < ends[i] - starts[i])
+                kept = at;
+    }
+    for (size_t at = 0; thread->hits && at < (size_t)1 << MT_PYTHON_HIT_BITS; at++) {
+        uintptr_t instruction = thread->hits[at].key >> 1;
+
+        if (MT_LIKELY(instruction - low >= high - low)) /* nearly all lie elsewhere */
+            continue;
+        for (uint32_t i = 0; i < count; i++)
+            if (instruction - starts[i] < ends[i] - starts[i])
+                thread->hits[at].key = 0;
     }
     return kept;
 }
