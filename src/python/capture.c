@@ -150,9 +150,28 @@ static MT_ALWAYS_INLINE bool is_entry(const struct mt_python_offsets *o, const c
     return !previous || ((const unsigned char *)previous)[o->frame_owner] >= OWNER_INTERPRETER;
 }
 
-static MT_ALWAYS_INLINE struct mt_python_hit *hit_of(const struct mt_python_thread *thread, uint64_t key)
+/* The first of the two places for a key, side by side in a line of the processor's cache. */
+static MT_ALWAYS_INLINE struct mt_python_hit *hits_of(const struct mt_python_thread *thread, uint64_t key)
 {
-    return &thread->hits[(key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS)];
+    return &thread->hits[(key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS) & ~UINT64_C(1)];
+}
+
+/* Where a key is, if it is anywhere. */
+static MT_ALWAYS_INLINE const struct mt_python_hit *hit_of(const struct mt_python_thread *thread, uint64_t key)
+{
+    const struct mt_python_hit *hits = hits_of(thread, key);
+
+    return hits + (hits[1].key == key);
+}
+
+/* The older of the two goes. */
+static MT_ALWAYS_INLINE void put_hit(const struct mt_python_thread *thread, uint64_t key, uint32_t line)
+{
+    struct mt_python_hit *hits = hits_of(thread, key);
+
+    if (hits->key != key)
+        hits[1] = hits[0];
+    *hits = (struct mt_python_hit){key, line, thread->hits_generation};
 }
 
 /* Reads a frame whose instruction was met before into s. */
@@ -208,7 +227,7 @@ static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *st
         if (mt_python_here.codes_watched && thread->hits && (uintptr_t)s->instruction >= first) {
             uint64_t key = (uint64_t)(uintptr_t)s->instruction << 1 | entry;
 
-            *hit_of(thread, key) = (struct mt_python_hit){key, s->line, thread->hits_generation};
+            put_hit(thread, key, s->line);
         }
     }
     return true;
