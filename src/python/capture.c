@@ -150,9 +150,28 @@ static MT_ALWAYS_INLINE bool is_entry(const struct mt_python_offsets *o, const c
     return !previous || ((const unsigned char *)previous)[o->frame_owner] >= OWNER_INTERPRETER;
 }
 
-static MT_ALWAYS_INLINE struct mt_python_hit *hit_of(const struct mt_python_thread *thread, uint64_t key)
+/* The first of the two places for a key, side by side in a line of the processor's cache. */
+static MT_ALWAYS_INLINE struct mt_python_hit *hits_of(const struct mt_python_thread *thread, uint64_t key)
 {
-    return &thread->hits[(key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS)];
+    return &thread->hits[(key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS) & ~UINT64_C(1)];
+}
+
+/* Where a key is, if it is anywhere. */
+static MT_ALWAYS_INLINE const struct mt_python_hit *hit_of(const struct mt_python_thread *thread, uint64_t key)
+{
+    const struct mt_python_hit *hits = hits_of(thread, key);
+
+    return hits + (hits[1].key == key);
+}
+
+/* The older of the two goes. */
+static MT_ALWAYS_INLINE void put_hit(const struct mt_python_thread *thread, uint64_t key, uint32_t line)
+{
+    struct mt_python_hit *hits = hits_of(thread, key);
+
+    if (hits->key != key)
+        hits[1] = hits[0];
+    *hits = (struct mt_python_hit){key, line, thread->hits_generation};
 }
 
 /* Reads a frame whose instruction was met before into s. */
@@ -211,7 +230,7 @@ static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *st
         if (mt_python_here.codes_watched && thread->hits && (uintptr_t)s->instruction >= first) {
             uint64_t key = (uint64_t)(uintptr_t)s->instruction << 1 | entry;
 
-            *hit_of(thread, key) = (struct mt_python_hit){key, s->line, thread->hits_generation};
+            put_hit(thread, key, s->line);
         }
     }
     return true;
@@ -380,25 +399,29 @@ static MT_ALWAYS_INLINE bool capture_in_place(const struct mt_python_offsets *o,
  */
 static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t kept, uint32_t codes_freed)
 {
-    uint32_t from = thread->codes_freed;
-    uintptr_t start, end;
+    uint32_t from = thread->codes_freed, count = codes_freed - from;
+    uintptr_t starts[FORGET_MAX], ends[FORGET_MAX], low = UINTPTR_MAX, high = 0;
 
     thread->codes_freed = codes_freed;
-    if (codes_freed - from > FORGET_MAX) {
-        thread->hits_generation++;
-        return 0;
-    }
-    for (; from != codes_freed; from++) {
-        if (!mt_python_gone_code(from, &start, &end)) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (count > FORGET_MAX || !mt_python_gone_code(from + i, &starts[i], &ends[i])) {
             thread->hits_generation++;
             return 0;
         }
-        for (size_t i = 0; i < kept; i++)
-            if (thread->places[i].instruction - start < end - start)
-                kept = i;
-        for (size_t i = 0; thread->hits && i < (size_t)1 << MT_PYTHON_HIT_BITS; i++)
-            if ((uintptr_t)(thread->hits[i].key >> 1) - start < end - start)
-                thread->hits[i].key = 0;
+        low = starts[i] < low ? starts[i] : low;
+        high = ends[i] > high ? ends[i] : high;
+        for (size_t at = 0; at < kept; at++)
+            if ((uintptr_t)thread->places[at].instruction - starts[i] < ends[i] - starts[i])
+                kept = at;
+    }
+    for (size_t at = 0; thread->hits && at < (size_t)1 << MT_PYTHON_HIT_BITS; at++) {
+        uintptr_t instruction = thread->hits[at].key >> 1;
+
+        if (MT_LIKELY(instruction - low >= high - low)) /* nearly all lie elsewhere */
+            continue;
+        for (uint32_t i = 0; i < count; i++)
+            if (instruction - starts[i] < ends[i] - starts[i])
+                thread->hits[at].key = 0;
     }
     return kept;
 }

@@ -76,7 +76,7 @@ struct mt_python_hit {
     uint32_t line;
     uint32_t generation; /* that of the thread's hits, or it is none */
 };
-#define MT_PYTHON_HIT_BITS 12
+#define MT_PYTHON_HIT_BITS 13
 
 #define MT_PYTHON_INNER_MAX 24u
 

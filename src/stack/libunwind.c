@@ -270,6 +270,47 @@ static bool load_local(void)
 }
 #endif
 
+static int sigprocmask_unless_internal(int how, const sigset_t *set, sigset_t *old)
+{
+    return mt_stack_internal ? 0 : mt_unwinder.sigprocmask(how, set, old);
+}
+
+/*
+ * libunwind takes a lock for each piece of memory of its own and, with its cache, in each step, and blocks signals around that: two system calls each time,
+ * six for a rule that is learnt, two thirds of a comparison's time. Signals are blocked already, so the calls are taken out of its jump table, if that can
+ * be written to.
+ */
+static void spare_signal_calls(void)
+{
+    const struct link_map *map = mt_unwinder.map;
+    const ElfW(Sym) *symbols = NULL;
+    const ElfW(Rela) *slots = NULL;
+    const char *strings = NULL;
+    size_t slot_bytes = 0;
+
+    for (const ElfW(Dyn) *d = map ? map->l_ld : NULL; d && d->d_tag != DT_NULL; d++) {
+        if (d->d_tag == DT_SYMTAB)
+            symbols = (const void *)d->d_un.d_ptr;
+        else if (d->d_tag == DT_STRTAB)
+            strings = (const void *)d->d_un.d_ptr;
+        else if (d->d_tag == DT_JMPREL)
+            slots = (const void *)d->d_un.d_ptr;
+        else if (d->d_tag == DT_PLTRELSZ)
+            slot_bytes = d->d_un.d_val;
+        else if (d->d_tag == DT_BIND_NOW || (d->d_tag == DT_FLAGS && (d->d_un.d_val & DF_BIND_NOW)))
+            return; /* read-only by now */
+    }
+    for (size_t i = 0; symbols && strings && slots && i < slot_bytes / sizeof *slots; i++) {
+        uintptr_t *slot = (uintptr_t *)(map->l_addr + slots[i].r_offset);
+
+        if (strcmp(strings + symbols[ELF64_R_SYM(slots[i].r_info)].st_name, "sigprocmask") == 0 &&
+            *slot != (uintptr_t)sigprocmask_unless_internal) {
+            mt_unwinder.sigprocmask = (__typeof__(sigprocmask) *)*slot;
+            mt_store_release(slot, (uintptr_t)sigprocmask_unless_internal);
+        }
+    }
+}
+
 int mt_stack_load_unwinder(void)
 {
     void *library;
@@ -290,6 +331,7 @@ int mt_stack_load_unwinder(void)
         mt_unwinder.state = -1;
         return -ENOENT;
     }
+    spare_signal_calls();
     mt_store_release(&mt_unwinder.state, 1);
     return 0;
 }
@@ -397,46 +439,6 @@ static void unwind_all(void *context)
         u->result = r < 0 ? -ESRCH : 0;
 }
 
-static int sigprocmask_unless_internal(int how, const sigset_t *set, sigset_t *old)
-{
-    return mt_stack_internal ? 0 : mt_unwinder.sigprocmask(how, set, old);
-}
-
-/*
- * With its cache libunwind takes a lock in each step, and blocks signals around it: two system calls, two thirds of a comparison's time.
- * Signals are blocked already, so the calls are taken out of its jump table, if that can be written to.
- */
-static void spare_signal_calls(void)
-{
-    const struct link_map *map = mt_unwinder.map;
-    const ElfW(Sym) *symbols = NULL;
-    const ElfW(Rela) *slots = NULL;
-    const char *strings = NULL;
-    size_t slot_bytes = 0;
-
-    for (const ElfW(Dyn) *d = map ? map->l_ld : NULL; d && d->d_tag != DT_NULL; d++) {
-        if (d->d_tag == DT_SYMTAB)
-            symbols = (const void *)d->d_un.d_ptr;
-        else if (d->d_tag == DT_STRTAB)
-            strings = (const void *)d->d_un.d_ptr;
-        else if (d->d_tag == DT_JMPREL)
-            slots = (const void *)d->d_un.d_ptr;
-        else if (d->d_tag == DT_PLTRELSZ)
-            slot_bytes = d->d_un.d_val;
-        else if (d->d_tag == DT_BIND_NOW || (d->d_tag == DT_FLAGS && (d->d_un.d_val & DF_BIND_NOW)))
-            return; /* read-only by now */
-    }
-    for (size_t i = 0; symbols && strings && slots && i < slot_bytes / sizeof *slots; i++) {
-        uintptr_t *slot = (uintptr_t *)(map->l_addr + slots[i].r_offset);
-
-        if (strcmp(strings + symbols[ELF64_R_SYM(slots[i].r_info)].st_name, "sigprocmask") == 0 &&
-            *slot != (uintptr_t)sigprocmask_unless_internal) {
-            mt_unwinder.sigprocmask = (__typeof__(sigprocmask) *)*slot;
-            mt_store_release(slot, (uintptr_t)sigprocmask_unless_internal);
-        }
-    }
-}
-
 /* The address space with a cache; the one without if it cannot be had. */
 static unw_addr_space_t cached_space(void)
 {
@@ -447,7 +449,6 @@ static unw_addr_space_t cached_space(void)
 
         if (!space || mt_unwinder.set_caching_policy(space, UNW_CACHE_GLOBAL) < 0)
             return mt_unwinder.space;
-        spare_signal_calls();
         mt_unwinder.cached_space = space;
         mt_unwinder.cached_pid = pid;
     }
