@@ -24,6 +24,48 @@ static bool near(uintptr_t address, uintptr_t base)
     return address - (base - MADE_UP_SPAN) < 2 * MADE_UP_SPAN;
 }
 
+/* A crowded set forgets: better too little than the same twice. */
+static void note_window(struct mt_stack *stack, uintptr_t address)
+{
+    uintptr_t window = address / MT_UNWIND_WINDOW_BYTES, key = window + 1;
+
+    for (unsigned i = 0; i < 4; i++) {
+        uintptr_t *place = &stack->unwind_windows[(window + i) % MT_UNWIND_WINDOWS];
+
+        if (*place == key)
+            return;
+        if (*place == 0) {
+            *place = key;
+            mt_fetch_add_relaxed(&stack->private_bytes, MT_UNWIND_WINDOW_BYTES);
+            return;
+        }
+    }
+}
+
+/*
+ * The entry of a search table, sorted pairs of offsets from the header, that a pc belongs to; NULL: it lies in front of all. libunwind would read each
+ * word on the way by a call of access_mem().
+ */
+static const int32_t *entry_of(const unsigned char *header, uint32_t count, uintptr_t pc, struct mt_stack *learns)
+{
+    const int32_t *table = (const int32_t *)(header + 12);
+    uint32_t low = 0;
+
+    if (!count || (uintptr_t)(header + table[0]) > pc)
+        return NULL;
+    for (uint32_t high = count; high - low > 1;) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (learns)
+            note_window(learns, (uintptr_t)&table[2 * middle]);
+        if ((uintptr_t)(header + table[2 * middle]) <= pc)
+            low = middle;
+        else
+            high = middle;
+    }
+    return &table[2 * low];
+}
+
 /* The search table of an object's .eh_frame_hdr: version 1, and the encodings that linkers write (pcrel sdata4 pointer, udata4
  * count, datarel sdata4 table). */
 static int find_proc_info(unw_addr_space_t space, unw_word_t ip, unw_proc_info_t *ret_info, int need, void *context)
@@ -31,6 +73,7 @@ static int find_proc_info(unw_addr_space_t space, unw_word_t ip, unw_proc_info_t
     struct mt_unwind_target *target = context;
     struct dl_find_object object;
     const unsigned char *header;
+    const int32_t *entry;
     unw_dyn_info_t info;
     uint32_t count;
     int r;
@@ -41,14 +84,17 @@ static int find_proc_info(unw_addr_space_t space, unw_word_t ip, unw_proc_info_t
     if (header[0] != 1 || header[1] != 0x1b || header[2] != 0x03 || header[3] != 0x3b)
         return -UNW_ENOINFO;
     memcpy(&count, header + 8, sizeof count);
+    entry = entry_of(header, count, ip, target->learns);
+    if (!entry)
+        return -UNW_ENOINFO;
     mt_object_range(&object, &target->object_start, &target->object_end);
     memset(&info, 0, sizeof info);
     info.format = UNW_INFO_FORMAT_REMOTE_TABLE;
     info.start_ip = target->object_start;
     info.end_ip = target->object_end;
     info.u.rti.segbase = (unw_word_t)header;
-    info.u.rti.table_data = (unw_word_t)(header + 12);
-    info.u.rti.table_len = (unw_word_t)count * 8 / sizeof(unw_word_t);
+    info.u.rti.table_data = (unw_word_t)entry; /* a table of one */
+    info.u.rti.table_len = 8 / sizeof(unw_word_t);
     r = mt_unwinder.search_table(space, ip, &info, ret_info, need, context);
     if (r == 0)
         target->found = true;
@@ -88,24 +134,6 @@ static bool readable(struct mt_unwind_target *target, uintptr_t address)
         return false;
     target->pages[target->next_page++ % MT_ARRAY_LEN(target->pages)] = page + 1;
     return true;
-}
-
-/* A crowded set forgets: better too little than the same twice. */
-static void note_window(struct mt_stack *stack, uintptr_t address)
-{
-    uintptr_t window = address / MT_UNWIND_WINDOW_BYTES, key = window + 1;
-
-    for (unsigned i = 0; i < 4; i++) {
-        uintptr_t *place = &stack->unwind_windows[(window + i) % MT_UNWIND_WINDOWS];
-
-        if (*place == key)
-            return;
-        if (*place == 0) {
-            *place = key;
-            mt_fetch_add_relaxed(&stack->private_bytes, MT_UNWIND_WINDOW_BYTES);
-            return;
-        }
-    }
 }
 
 static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *value, int write, void *context)
