@@ -128,7 +128,7 @@ void mt_live_prefetch_node(const struct mt_live *live, uint32_t type, uint32_t n
     const struct node_sites *by_node = &live->by_node[mt_live_block_heap(type)];
 
     if (node < by_node->capacity)
-        __builtin_prefetch(&by_node->sites[node]);
+        mt_prefetch(&by_node->sites[node]);
 }
 
 /* ---- heaps and threads -------------------------------------------------------------------------------------- */

@@ -172,7 +172,7 @@ static void flush_events(struct drain *d)
                 continue;
             }
             d->pairs[d->pair_count++] = (struct pair){stacks_pair_hash(change->hash, python), node, python, change->event};
-            __builtin_prefetch(&tables->slots[d->pairs[d->pair_count - 1].hash & tables->slot_mask]);
+            mt_prefetch(&tables->slots[d->pairs[d->pair_count - 1].hash & tables->slot_mask]);
         }
     }
     flush_pairs(d);
