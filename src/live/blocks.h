@@ -6,7 +6,7 @@
  * of a page are spread over it: a block's home is at that part of the array at which its address is in the page; from there on by linear
  * probing, with no tombstones. A sequence of blocks is then a walk through the array.
  *
- * 16 bytes an entry, arrays between an eighth and seven eighths full. A page without blocks may stay in the table until that is made anew.
+ * 16 bytes an entry, arrays between a sixth and seven eighths full. A page without blocks may stay in the table until that is made anew.
  *
  * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
  * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves
