@@ -9,5 +9,6 @@
 #include "base/clock.h"
 #include "base/compiler.h"
 #include "base/hash.h"
+#include "base/pages.h"
 
 #endif

@@ -19,6 +19,16 @@
 #define MT_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define MT_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
+/*
+ * Asks for a cache line that will be written to or read. To gcc a function that does nothing but __builtin_prefetch() has no effect, and calls of it
+ * are left out; the empty statement says that it has.
+ */
+static MT_ALWAYS_INLINE void mt_prefetch(const void *line)
+{
+    __builtin_prefetch(line, 1);
+    __asm__ volatile("");
+}
+
 /* Rounds up to a multiple of a power of two. */
 static inline uint64_t mt_round_up(uint64_t value, uint64_t power_of_two)
 {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST_BITS = 6, FIRST_ENTRIES = 4 };
+enum { FIRST_BITS = 6, FIRST_ENTRIES = 4, DOUBLED_ENTRIES = 32 };
 
 #define SIZE_LIMIT UINT32_MAX
 #define YOUNG ((size_t)1 << MT_BLOCKS_YOUNG_BITS)
@@ -167,6 +167,26 @@ static MT_NOINLINE int resize(struct mt_block_page *page, uint32_t capacity)
     return 0;
 }
 
+/* Capacities are powers of two, and of large ones those times one and a half, too. */
+static uint32_t next_capacity(uint32_t capacity)
+{
+    if (capacity < FIRST_ENTRIES)
+        return FIRST_ENTRIES;
+    if (capacity < DOUBLED_ENTRIES)
+        return capacity * 2;
+    return capacity & (capacity - 1) ? capacity / 3 * 4 : capacity / 2 * 3;
+}
+
+/* Has few entries for its array. Without memory it stays large. */
+static MT_NOINLINE void shrink(struct mt_block_page *page)
+{
+    uint32_t capacity = FIRST_ENTRIES;
+
+    while (capacity < page->count * 2)
+        capacity = next_capacity(capacity);
+    resize(page, capacity);
+}
+
 static MT_ALWAYS_INLINE uint32_t home_of(const struct mt_block_page *page, uint32_t i)
 {
     return mt_blocks_home(page, page->entries[i].place - 1u);
@@ -199,8 +219,8 @@ static MT_ALWAYS_INLINE bool table_remove(struct mt_blocks *blocks, uint64_t add
     page->entries[hole].place = 0;
     page->count--;
     blocks->count--;
-    if (MT_UNLIKELY(page->count * 8 < page->capacity && page->capacity > FIRST_ENTRIES * 2))
-        resize(page, page->capacity / 4); /* without memory it stays large */
+    if (MT_UNLIKELY(page->count * 6 < page->capacity && page->capacity > FIRST_ENTRIES * 2))
+        shrink(page);
     return true;
 }
 
@@ -217,9 +237,7 @@ static MT_ALWAYS_INLINE int table_insert(struct mt_blocks *blocks, const struct 
             return -ENOMEM;
     }
     if (MT_UNLIKELY((page->count + 1) * 8 > page->capacity * 7)) {
-        uint32_t capacity = page->capacity < FIRST_ENTRIES ? FIRST_ENTRIES : page->capacity * 2;
-
-        if (resize(page, capacity) < 0 && page->count + 1 >= page->capacity)
+        if (resize(page, next_capacity(page->capacity)) < 0 && page->count + 1 >= page->capacity)
             return -ENOMEM;
     }
     if (MT_UNLIKELY(size == SIZE_LIMIT) && large_put(blocks, block->address, block->size) < 0)

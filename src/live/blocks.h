@@ -6,7 +6,7 @@
  * of a page are spread over it: a block's home is at that part of the array at which its address is in the page; from there on by linear
  * probing, with no tombstones. A sequence of blocks is then a walk through the array.
  *
- * 16 bytes an entry, arrays between an eighth and seven eighths full. A page without blocks may stay in the table until that is made anew.
+ * 16 bytes an entry, arrays between a sixth and seven eighths full. A page without blocks may stay in the table until that is made anew.
  *
  * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
  * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves
@@ -103,23 +103,10 @@ static inline struct mt_block *mt_blocks_young(const struct mt_blocks *blocks, u
     return &blocks->young[(address * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_BLOCKS_YOUNG_BITS)];
 }
 
-/* The address that will be asked for in the table when a block of this one comes or goes; 0: none. */
-static inline uint64_t mt_blocks_table_address(const struct mt_blocks *blocks, uint64_t address, bool comes)
-{
-    uint64_t young;
-
-    if (!blocks->young)
-        return address;
-    young = mt_blocks_young(blocks, address)->address;
-    if (comes)
-        return young;
-    return young == address ? 0 : address;
-}
-
 /* A block at this address is about to be asked for in the table: first its page, then, when that has come, its entry. */
 static inline void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
-    __builtin_prefetch(&blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)]);
+    mt_prefetch(&blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)]);
 }
 
 static inline uint32_t mt_blocks_home(const struct mt_block_page *page, uint64_t address)
@@ -131,7 +118,7 @@ static inline void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t a
 {
     const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)];
 
-    __builtin_prefetch(page->entries + mt_blocks_home(page, address), 1);
+    mt_prefetch(page->entries + mt_blocks_home(page, address));
 }
 
 static_assert(sizeof(struct mt_block_entry) == 16, "four entries a cache line");

@@ -6,8 +6,12 @@
 #include <stdlib.h>
 
 enum {
-    PAGE_AHEAD = 16,  /* events between asking for a block's page and using it */
-    BLOCK_AHEAD = 8,  /* the same for the block, and for an allocation's site */
+    PAGE_AHEAD = 32,  /* events between asking for a block's page and using it */
+    BLOCK_AHEAD = 16, /* the same for the block */
+    SITE_AHEAD = 8,   /* the same for an allocation's site */
+    /* Tables up to these sizes are in the processor's caches: asking for what is there costs more than it gains. */
+    NEAR_BLOCKS = 1 << 16,
+    NEAR_SITES = 1 << 10,
     BIRTH_STEP_BITS = 4,
 };
 
@@ -292,47 +296,73 @@ static void apply(struct mt_live *live, const struct mt_event *event)
     total_raised(live);
 }
 
+/* ---- asking for memory ahead ------------------------------------------------------------------------------------------ */
+
+/* The address that the table will be asked for, as things are; 0: none. */
 static MT_ALWAYS_INLINE uint64_t table_address(const struct mt_blocks *blocks, const struct mt_event *event)
 {
-    return mt_blocks_table_address(blocks, event->address, event->node != 0);
+    uint64_t young;
+
+    if (!blocks->young)
+        return event->address;
+    young = mt_blocks_young(blocks, event->address)->address;
+    if (event->node != 0) /* it comes: the one that has its place has to make room */
+        return young;
+    return young == event->address ? 0 : event->address;
 }
 
-static MT_ALWAYS_INLINE void prefetch_page(const struct mt_live *live, const struct mt_event *event)
+static MT_ALWAYS_INLINE const struct mt_blocks *blocks_of(const struct mt_live *live, const struct mt_event *event)
 {
-    const struct mt_blocks *blocks = &live->heaps[mt_live_block_heap(event->type)].blocks;
+    return &live->heaps[mt_live_block_heap(event->type)].blocks;
+}
+
+static MT_ALWAYS_INLINE void ask_page(const struct mt_live *live, const struct mt_event *event)
+{
+    const struct mt_blocks *blocks = blocks_of(live, event);
     uint64_t address = table_address(blocks, event);
 
     if (address)
         mt_blocks_prefetch_page(blocks, address);
 }
 
-static MT_ALWAYS_INLINE void prefetch_block(const struct mt_live *live, const struct mt_event *event)
+static MT_ALWAYS_INLINE void ask_block(const struct mt_live *live, const struct mt_event *event)
 {
-    unsigned heap = mt_live_block_heap(event->type);
-
-    const struct mt_blocks *blocks = &live->heaps[heap].blocks;
+    const struct mt_blocks *blocks = blocks_of(live, event);
     uint64_t address = table_address(blocks, event);
 
     if (address)
         mt_blocks_prefetch(blocks, address);
+}
+
+static MT_ALWAYS_INLINE void ask_site(const struct mt_live *live, const struct mt_event *event)
+{
     if (event->type == MT_RECORD_ALLOC || event->type == MT_RECORD_OBJECT_ALLOC)
-        mt_live_prefetch_site(live, heap, event->node);
+        mt_live_prefetch_site(live, mt_live_block_heap(event->type), event->node);
+}
+
+static MT_ALWAYS_INLINE void apply_known_thread(struct mt_live *live, const struct mt_event *event)
+{
+    if (MT_UNLIKELY(event->thread >= live->thread_count))
+        live->totals.dropped++;
+    else
+        apply(live, event);
 }
 
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count)
 {
+    bool far_blocks = live->heaps[MT_LIVE_HEAP_MALLOC].blocks.count + live->heaps[MT_LIVE_HEAP_PYTHON].blocks.count > NEAR_BLOCKS;
+    bool far_sites = live->site_count > NEAR_SITES;
+
     live->totals.events += count;
-    for (size_t i = 0; i < count && i < PAGE_AHEAD; i++)
-        prefetch_page(live, &events[i]);
+    for (size_t i = 0; far_blocks && i < count && i < PAGE_AHEAD; i++)
+        ask_page(live, &events[i]);
     for (size_t i = 0; i < count; i++) {
-        if (i + PAGE_AHEAD < count)
-            prefetch_page(live, &events[i + PAGE_AHEAD]);
-        if (i + BLOCK_AHEAD < count)
-            prefetch_block(live, &events[i + BLOCK_AHEAD]);
-        if (MT_UNLIKELY(events[i].thread >= live->thread_count)) {
-            live->totals.dropped++;
-            continue;
-        }
-        apply(live, &events[i]);
+        if (far_blocks && i + PAGE_AHEAD < count)
+            ask_page(live, &events[i + PAGE_AHEAD]);
+        if (far_blocks && i + BLOCK_AHEAD < count)
+            ask_block(live, &events[i + BLOCK_AHEAD]);
+        if (far_sites && i + SITE_AHEAD < count)
+            ask_site(live, &events[i + SITE_AHEAD]);
+        apply_known_thread(live, &events[i]);
     }
 }

@@ -111,7 +111,7 @@ static MT_ALWAYS_INLINE void mt_live_prefetch_site(const struct mt_live *live, u
     const struct node_sites *by_node = &live->by_node[heap];
 
     if (MT_LIKELY(node < by_node->capacity && by_node->sites[node]))
-        __builtin_prefetch(&live->sites[by_node->sites[node] - 1], 1);
+        mt_prefetch(&live->sites[by_node->sites[node] - 1]);
 }
 
 /* The heap in which a block's event looks for it; meaningless for other events. */

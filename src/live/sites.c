@@ -10,6 +10,8 @@
 enum {
     BY_NODE_MAX = 1 << 24, /* nodes above go through the index: a target could claim any number */
     HEAP_NAME_MAX_BYTES = 255,
+    FIRST_SITES = 32,   /* a page */
+    FIRST_NODES = 1024, /* a page */
 };
 
 void *mt_live_grow(void *items, size_t count, size_t *capacity, size_t item_bytes)
@@ -27,14 +29,19 @@ void *mt_live_grow(void *items, size_t count, size_t *capacity, size_t item_byte
 
 static uint32_t site_make(struct mt_live *live, uint32_t node, unsigned heap, unsigned kind)
 {
-    struct mt_live_site *sites;
+    struct mt_live_site *sites = live->sites;
 
     if (live->site_count >= NO_SITE - 1)
         return NO_SITE;
-    sites = mt_live_grow(live->sites, live->site_count, &live->site_capacity, sizeof(*sites));
-    if (!sites)
-        return NO_SITE;
-    live->sites = sites;
+    if (live->site_count == live->site_capacity) {
+        size_t capacity = live->site_capacity ? live->site_capacity * 2 : FIRST_SITES;
+
+        sites = mt_pages_grow(sites, live->site_capacity * sizeof(*sites), capacity * sizeof(*sites));
+        if (!sites)
+            return NO_SITE;
+        live->sites = sites;
+        live->site_capacity = capacity;
+    }
     /* At the last peak it held nothing: that is what "saved in this epoch" says. */
     sites[live->site_count] = (struct mt_live_site){
         .epoch = live->epoch, .node = node, .heap = (uint16_t)heap, .kind = (uint16_t)kind};
@@ -80,15 +87,14 @@ static bool index_grow(struct mt_live *live)
 
 static bool by_node_grow(struct node_sites *by_node, uint32_t node)
 {
-    size_t wanted = by_node->capacity ? by_node->capacity : 256;
+    size_t wanted = by_node->capacity ? by_node->capacity : FIRST_NODES;
     uint32_t *bigger;
 
     while (wanted <= node)
         wanted *= 2;
-    bigger = realloc(by_node->sites, wanted * sizeof(*bigger));
+    bigger = mt_pages_grow(by_node->sites, by_node->capacity * sizeof(*bigger), wanted * sizeof(*bigger));
     if (!bigger)
         return false;
-    memset(bigger + by_node->capacity, 0, (wanted - by_node->capacity) * sizeof(*bigger));
     *by_node = (struct node_sites){bigger, wanted};
     return true;
 }
@@ -128,7 +134,7 @@ void mt_live_prefetch_node(const struct mt_live *live, uint32_t type, uint32_t n
     const struct node_sites *by_node = &live->by_node[mt_live_block_heap(type)];
 
     if (node < by_node->capacity)
-        __builtin_prefetch(&by_node->sites[node]);
+        mt_prefetch(&by_node->sites[node]);
 }
 
 /* ---- heaps and threads -------------------------------------------------------------------------------------- */
@@ -265,9 +271,9 @@ void mt_live_destroy(struct mt_live *live)
     free(live->phases);
     free(live->threads);
     free(live->heaps);
-    free(live->sites);
+    mt_pages_free(live->sites, live->site_capacity * sizeof(*live->sites));
     for (size_t i = 0; i <= MT_LIVE_HEAP_PYTHON; i++)
-        free(live->by_node[i].sites);
+        mt_pages_free(live->by_node[i].sites, live->by_node[i].capacity * sizeof(*live->by_node[i].sites));
     free(live->index.slots);
     free(live);
 }

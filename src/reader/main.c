@@ -18,6 +18,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/*
+ * jemalloc's own (jemalloc(3), TUNING): what is freed goes back to the kernel at once. Otherwise tables that have grown leave their old copies behind for
+ * ten seconds, which is longer than most programs run.
+ */
+extern const char *malloc_conf;
+const char *malloc_conf = "dirty_decay_ms:0,muzzy_decay_ms:0";
+
 void reader_log(const struct reader *reader, const char *format, ...)
 {
     char line[1024];

@@ -80,44 +80,58 @@ static void give_up(struct drain *d, struct ring *ring)
     give_back(ring);
 }
 
-/* decode_length(), without a call for the two kinds of record that nearly all are. */
+/* decode_length() of the kinds of records that nearly all are, without a call; 0: of others, or where there are too few words. */
 static MT_ALWAYS_INLINE uint32_t length_of(const uint64_t *words, uint64_t left)
 {
-    uint32_t type, stamped, push;
+    uint32_t type, stamped, push, length;
 
-    if (MT_LIKELY(left >= 3)) {
-        type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
-        stamped = !!(words[0] & MT_RECORD_STAMPED);
-        if (type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_FREE)
-            return 1 + stamped;
-        if (type == MT_RECORD_PYTHON_STACK && (uint32_t)words[1 + stamped] <= MT_RECORD_PUSH_MAX) {
-            push = (uint32_t)words[1 + stamped];
-            return 2 + stamped + (push + 1) / 2 <= left ? 2 + stamped + (push + 1) / 2 : 0;
-        }
+    if (MT_UNLIKELY(left < 3))
+        return 0;
+    type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
+    stamped = !!(words[0] & MT_RECORD_STAMPED);
+    if (type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_FREE)
+        return 1 + stamped;
+    if (type == MT_RECORD_ALLOC || type == MT_RECORD_OBJECT_ALLOC)
         push = words[1 + stamped] & UINT16_MAX;
-        if ((type == MT_RECORD_ALLOC || type == MT_RECORD_OBJECT_ALLOC) && push <= MT_RECORD_PUSH_MAX && 2 + stamped + (push + 1) / 2 <= left)
-            return 2 + stamped + (push + 1) / 2;
-    }
-    return left ? decode_length(words, left) : 0;
+    else if (type == MT_RECORD_PYTHON_STACK)
+        push = (uint32_t)words[1 + stamped];
+    else
+        return 0;
+    length = 2 + stamped + (push + 1) / 2;
+    return push <= MT_RECORD_PUSH_MAX && length <= left ? length : 0;
 }
 
-/* Finds the ring's next record; false if there is none up to its limit. */
-static bool next_record(struct drain *d, struct ring *ring)
+/* The length of a record of which not all is in the buffer yet, or which is a rare one; 0: there is none up to the ring's limit. */
+static MT_NOINLINE uint32_t length_of_next(struct drain *d, struct ring *ring)
 {
-    uint64_t left, stamp;
+    uint64_t left;
+    uint32_t length;
 
     for (;;) {
         left = ring->used - ring->at;
-        ring->record_words = length_of(ring->buffer + ring->at, left);
-        if (MT_LIKELY(ring->record_words))
-            break;
+        length = left ? decode_length(ring->buffer + ring->at, left) : 0;
+        if (length)
+            return length;
         if (ring->tail == ring->limit || left == CHUNK_WORDS) {
             if (left)
                 give_up(d, ring);
-            return false;
+            return 0;
         }
         refill(ring);
         if (ring->used == ring->at)
+            return 0;
+    }
+}
+
+/* Finds the ring's next record; false if there is none up to its limit. */
+static MT_ALWAYS_INLINE bool next_record(struct drain *d, struct ring *ring)
+{
+    uint64_t stamp;
+
+    ring->record_words = length_of(ring->buffer + ring->at, ring->used - ring->at);
+    if (MT_UNLIKELY(!ring->record_words)) {
+        ring->record_words = length_of_next(d, ring);
+        if (!ring->record_words)
             return false;
     }
     if (MT_LIKELY(!(ring->buffer[ring->at] & MT_RECORD_STAMPED)))
@@ -172,7 +186,7 @@ static void flush_events(struct drain *d)
                 continue;
             }
             d->pairs[d->pair_count++] = (struct pair){stacks_pair_hash(change->hash, python), node, python, change->event};
-            __builtin_prefetch(&tables->slots[d->pairs[d->pair_count - 1].hash & tables->slot_mask]);
+            mt_prefetch(&tables->slots[d->pairs[d->pair_count - 1].hash & tables->slot_mask]);
         }
     }
     flush_pairs(d);

@@ -70,7 +70,7 @@ int stacks_change(const struct tables *tables, struct ring_stack *stack, struct 
     stack->depth = change->keep + change->push;
     change->hash = hash;
     if (MT_LIKELY(tables->slots != NULL))
-        __builtin_prefetch(&tables->slots[hash & tables->slot_mask]);
+        mt_prefetch(&tables->slots[hash & tables->slot_mask]);
     return 0;
 }
 

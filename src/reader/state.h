@@ -344,7 +344,7 @@ void stacks_finish(struct ring_stack *stack);
 /* A change with this hash is about to be resolved. */
 static inline void stacks_prefetch(const struct tables *tables, uint64_t hash)
 {
-    __builtin_prefetch(&tables->nodes[tables->slots[hash & tables->slot_mask].node]);
+    mt_prefetch(&tables->nodes[tables->slots[hash & tables->slot_mask].node]);
 }
 
 /* life.c */
