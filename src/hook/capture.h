@@ -13,7 +13,7 @@ void mt_emit_python_stack(struct mt_thread *thread, const struct mt_registers *c
 /* A handler on top of another scope may find Python's structures half changed: there is no Python stack then, nor in any ring for handlers. */
 static MT_ALWAYS_INLINE struct mt_stack_change mt_capture(const struct mt_scope *scope, const struct mt_registers *caller)
 {
-    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_present)) && MT_LIKELY(!scope->depth))
+    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_present)) && MT_LIKELY(!mt_gate_depth(scope->gate)))
         mt_emit_python_stack(scope->thread, caller);
     return mt_stack_capture(&mt_state.stack, &scope->thread->stack, caller);
 }

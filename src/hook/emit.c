@@ -79,7 +79,8 @@ void mt_emit_text(enum mt_record_type type, uint64_t operand, const uint64_t *fi
     mt_sys_signals_restore(&signals);
 }
 
-struct mt_thread *mt_scope_nested(uintptr_t sp, unsigned *ret_depth)
+/* Opening on top of another scope: the ring for that level, or NULL (the event is counted as lost). *depth: scopes; those that are live. */
+static struct mt_thread *open_nested(uintptr_t sp, unsigned *depth)
 {
     struct mt_tls *tls = &mt_tls;
     struct mt_thread *t = tls->thread;
@@ -90,11 +91,10 @@ struct mt_thread *mt_scope_nested(uintptr_t sp, unsigned *ret_depth)
         !(mt_sys2(SYS_sigaltstack, NULL, &alternate) == 0 && (alternate.ss_flags & SS_ONSTACK))) {
         for (; t; t = t->nested)
             mt_forget_stacks(t);
-        *ret_depth = 0;
+        *depth = 0;
         return tls->thread;
     }
-    *ret_depth = tls->depth;
-    for (unsigned i = 0; i < tls->depth; i++) {
+    for (unsigned i = 0; i < *depth; i++) {
         if (!t->nested)
             t->nested = mt_thread_get_nested();
         t = t->nested;
@@ -104,4 +104,24 @@ struct mt_thread *mt_scope_nested(uintptr_t sp, unsigned *ret_depth)
         }
     }
     return t;
+}
+
+struct mt_scope mt_scope_open_slowly(uintptr_t sp, bool even_serving)
+{
+    struct mt_tls *tls = &mt_tls;
+    struct mt_scope scope = {NULL, 0};
+    unsigned depth;
+
+    if (mt_is_serving() && !even_serving)
+        return scope;
+    if (mt_gate_epoch(tls->gate) != mt_load_relaxed(&mt_state.epoch) && !mt_attach())
+        return scope;
+    scope.thread = tls->thread;
+    depth = mt_gate_depth(tls->gate);
+    if (depth)
+        scope.thread = open_nested(sp, &depth);
+    if (!depth)
+        tls->guard_sp = sp;
+    scope.gate = (tls->gate & ~(MT_GATE_SERVING - MT_GATE_DEPTH)) | depth * MT_GATE_DEPTH;
+    return scope;
 }

@@ -10,11 +10,11 @@
  *   }
  *
  * A signal handler may run between any two instructions and emit, too. Invariants that make this safe:
- *   - while a scope is open (mt_tls.depth), the scopes of handlers on top of it use other rings, one for each level;
+ *   - while a scope is open (depth in mt_tls.gate), the scopes of handlers on top of it use other rings, one for each level;
  *   - words are written behind head, and head moves over them by one store, when all of them are there (a PYTHON_STACK's with those of the
  *     event that it is for);
  *   - a thread's position, stack and memo change with its own scopes only.
- * A handler that leaves by longjmp abandons the scopes below it: mt_scope_nested notices a depth whose guard frame is dead. What was written
+ * A handler that leaves by longjmp abandons the scopes below it: mt_scope_open_slowly notices a depth whose guard frame is dead. What was written
  * and not published is overwritten; what the reader knows of the ring's stack is told anew.
  */
 #ifndef MT_HOOK_EMIT_H
@@ -27,40 +27,42 @@
 
 struct mt_scope {
     struct mt_thread *thread;
-    unsigned depth; /* of the scopes below */
+    uint64_t gate; /* what mt_tls.gate is again when it is closed: with the depth of the scopes below */
 };
 
-/* Opening on top of another scope: the ring for that level, or NULL (the event is counted as lost). *ret_depth: scopes that are live. */
-struct mt_thread *mt_scope_nested(uintptr_t sp, unsigned *ret_depth);
+/* A thread's first event of an epoch; on top of another scope; while serving. thread NULL: no scope. By value: the usual way keeps its in registers. */
+struct mt_scope mt_scope_open_slowly(uintptr_t sp, bool even_serving);
 
-static MT_ALWAYS_INLINE bool mt_scope_open(struct mt_scope *scope)
+/* even_serving: false for what is not recorded while one of Python's allocators is at work. */
+static MT_ALWAYS_INLINE bool mt_scope_open_if(struct mt_scope *scope, bool even_serving)
 {
     struct mt_tls *tls = &mt_tls;
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+    uint64_t gate = tls->gate;
 
-    if (MT_UNLIKELY(tls->epoch != mt_load_relaxed(&mt_state.epoch) || !tls->thread)) {
-        if (!mt_attach())
-            return false;
-    }
-    scope->thread = tls->thread;
-    scope->depth = 0;
-    if (MT_UNLIKELY(tls->depth)) {
-        scope->thread = mt_scope_nested(sp, &scope->depth);
+    if (MT_LIKELY(gate == mt_load_relaxed(&mt_state.epoch))) {
+        *scope = (struct mt_scope){tls->thread, gate};
+        tls->guard_sp = sp;
+    } else {
+        *scope = mt_scope_open_slowly(sp, even_serving);
         if (!scope->thread)
             return false;
     }
-    if (MT_LIKELY(!scope->depth))
-        tls->guard_sp = sp;
     mt_compiler_fence();
-    tls->depth = scope->depth + 1;
+    tls->gate = scope->gate + MT_GATE_DEPTH;
     mt_compiler_fence();
     return true;
+}
+
+static MT_ALWAYS_INLINE bool mt_scope_open(struct mt_scope *scope)
+{
+    return mt_scope_open_if(scope, true);
 }
 
 static MT_ALWAYS_INLINE void mt_scope_close(const struct mt_scope *scope)
 {
     mt_compiler_fence();
-    mt_tls.depth = scope->depth;
+    mt_tls.gate = scope->gate;
 }
 
 /* Room for a record of so many words and its stamp. False: the event is lost (counted). */
@@ -144,11 +146,11 @@ static inline void mt_forget_stacks(struct mt_thread *thread)
 void mt_emit_text(enum mt_record_type type, uint64_t operand, const uint64_t *figures, unsigned figure_count, const char *text);
 
 /* A record of no word (words = 0) or one behind the first, with no stack. */
-static MT_ALWAYS_INLINE void mt_emit_plain(enum mt_record_type type, uint64_t operand, unsigned words, uint64_t word)
+static MT_ALWAYS_INLINE void mt_emit_plain_if(bool even_serving, enum mt_record_type type, uint64_t operand, unsigned words, uint64_t word)
 {
     struct mt_scope scope;
 
-    if (!mt_scope_open(&scope))
+    if (!mt_scope_open_if(&scope, even_serving))
         return;
     if (mt_reserve(scope.thread, 1 + words)) {
         uint64_t at = mt_begin(scope.thread, type, operand);
@@ -158,6 +160,11 @@ static MT_ALWAYS_INLINE void mt_emit_plain(enum mt_record_type type, uint64_t op
         mt_publish(scope.thread, at);
     }
     mt_scope_close(&scope);
+}
+
+static MT_ALWAYS_INLINE void mt_emit_plain(enum mt_record_type type, uint64_t operand, unsigned words, uint64_t word)
+{
+    mt_emit_plain_if(true, type, operand, words, word);
 }
 
 #endif

@@ -90,10 +90,15 @@ struct mt_settings {
 extern struct mt_settings mt_settings;
 
 struct mt_tls {
-    uint32_t epoch;
-    uint32_t depth;      /* open scopes: more than one in signal handlers */
+    /*
+     * In one word, so that one comparison tells the usual case: an epoch that is the present one, nothing open, nothing served. Read and written
+     * whole: a load does not get what a narrower store has just written before that has left for the cache.
+     *   bits 0-31   epoch for which thread is good; MT_GATE_NEW: none
+     *   bits 32-47  depth: open scopes; more than one in signal handlers
+     *   bits 48-63  serving: wrapped calls of Python's allocators under way; what they ask of malloc is their backing
+     */
+    uint64_t gate;
     uintptr_t guard_sp;  /* frame of the outermost scope: tells an abandoned one (longjmp) from a live one */
-    uint32_t serving;    /* wrapped calls of Python's allocators under way: what they ask of malloc is their backing */
     uintptr_t real_sp;   /* frame of the allocator call under way: mappings made below it are its backing */
     struct mt_thread *thread;
     struct mt_chain *chains; /* the thread's, for a prefetch: may be out of date */
@@ -103,6 +108,25 @@ struct mt_tls {
     const void *deleting;     /* the block that an operator delete has recorded and is handing back */
 };
 extern __thread struct mt_tls mt_tls __attribute__((tls_model("initial-exec")));
+
+#define MT_GATE_NEW UINT32_MAX
+#define MT_GATE_DEPTH (UINT64_C(1) << 32)   /* one open scope */
+#define MT_GATE_SERVING (UINT64_C(1) << 48) /* one call served */
+
+static MT_ALWAYS_INLINE uint32_t mt_gate_epoch(uint64_t gate)
+{
+    return (uint32_t)gate;
+}
+
+static MT_ALWAYS_INLINE unsigned mt_gate_depth(uint64_t gate)
+{
+    return (unsigned)(gate >> 32 & 0xffff);
+}
+
+static MT_ALWAYS_INLINE bool mt_is_serving(void)
+{
+    return mt_tls.gate >= MT_GATE_SERVING;
+}
 
 /* ---- state.c ---- */
 

@@ -17,7 +17,7 @@ static MT_ALWAYS_INLINE void record_alloc(const void *p, size_t size_bytes, cons
     struct mt_stack_change change;
     struct mt_scope scope;
 
-    if (!mt_scope_open(&scope))
+    if (!mt_scope_open_if(&scope, false))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
         change = python ? mt_capture(&scope, caller) : mt_stack_capture(&mt_state.stack, &scope.thread->stack, caller);
@@ -39,8 +39,7 @@ static MT_ALWAYS_INLINE void record_alloc(const void *p, size_t size_bytes, cons
 
 static MT_NOINLINE void record_alloc_python(const void *p, size_t size_bytes, const struct mt_registers *caller)
 {
-    if (!mt_tls.serving)
-        record_alloc(p, size_bytes, caller, true);
+    record_alloc(p, size_bytes, caller, true);
 }
 
 void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers *caller)
@@ -51,16 +50,19 @@ void mt_record_alloc(const void *p, size_t size_bytes, const struct mt_registers
         record_alloc(p, size_bytes, caller, false);
 }
 
+static MT_ALWAYS_INLINE void record_free(const void *p)
+{
+    mt_emit_plain_if(false, MT_RECORD_FREE, (uintptr_t)p, 0, 0);
+}
+
 void mt_record_free(const void *p)
 {
-    if (MT_LIKELY(!mt_tls.serving))
-        mt_emit_plain(MT_RECORD_FREE, (uintptr_t)p, 0, 0);
+    record_free(p);
 }
 
 void mt_record_realloc_begin(const void *old)
 {
-    if (MT_LIKELY(!mt_tls.serving))
-        mt_emit_plain(MT_RECORD_REALLOC_BEGIN, (uintptr_t)old, 0, 0);
+    mt_emit_plain_if(false, MT_RECORD_REALLOC_BEGIN, (uintptr_t)old, 0, 0);
 }
 
 void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const struct mt_registers *caller)
@@ -68,13 +70,11 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
     struct mt_scope scope;
     uint64_t size = p ? size_bytes : 0;
 
-    if (MT_UNLIKELY(mt_tls.serving))
-        return;
     if (!p && !freed) {
-        mt_emit_plain(MT_RECORD_REALLOC_FAILED, 0, 0, 0);
+        mt_emit_plain_if(false, MT_RECORD_REALLOC_FAILED, 0, 0, 0);
         return;
     }
-    if (!mt_scope_open(&scope))
+    if (!mt_scope_open_if(&scope, false))
         return;
     mt_emit_change(scope.thread, MT_RECORD_REALLOC_END, (uintptr_t)p, &size, 1,
         p ? mt_capture(&scope, caller)
@@ -211,7 +211,7 @@ MT_EXPORT void free(void *p)
     if (!p || MT_UNLIKELY(mt_arena_owns(p)))
         return;
     if (MT_LIKELY(!real->foreign_allocator) || mt_tls.deleting != p)
-        mt_record_free(p);
+        record_free(p);
     REAL_CALL(real, real->free(p));
 }
 

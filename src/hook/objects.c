@@ -2,7 +2,7 @@
  * Python's objects: what the wrapped allocators (python/objects.c) hand out and take back, as blocks of the heap `python`.
  *
  * What an inner allocator asks of malloc and mmap to serve them is its backing: the mappings are marked (mt_tls.real_sp), and calls of malloc are not recorded at
- * all (mt_tls.serving), since a large block of Python's is malloc's own block: it is counted once, here.
+ * all (serving, of mt_tls.gate), since a large block of Python's is malloc's own block: it is counted once, here.
  *
  * Order: as for malloc.
  */
@@ -14,7 +14,7 @@
 static MT_ALWAYS_INLINE bool capture_inner(
     const struct mt_scope *scope, const struct mt_registers *caller, struct mt_stack_change *ret_change)
 {
-    if (MT_UNLIKELY(scope->depth || mt_state.stack.verify))
+    if (MT_UNLIKELY(mt_gate_depth(scope->gate) || mt_state.stack.verify))
         return false;
     mt_emit_python_stack(scope->thread, caller);
     return MT_LIKELY(mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, caller, ret_change));
@@ -94,9 +94,9 @@ static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const s
     do {                                                                                                               \
         uintptr_t outer_sp_ = mt_tls.real_sp;                                                                          \
         mt_tls.real_sp = (uintptr_t)__builtin_frame_address(0);                                                        \
-        mt_tls.serving++;                                                                                              \
+        mt_tls.gate += MT_GATE_SERVING;                                                                                              \
         call;                                                                                                          \
-        mt_tls.serving--;                                                                                              \
+        mt_tls.gate -= MT_GATE_SERVING;                                                                                              \
         mt_tls.real_sp = outer_sp_;                                                                                    \
     } while (0)
 
@@ -107,7 +107,7 @@ static void *object_malloc(void *context, size_t size)
 
     SERVED(p = slot->inner.malloc(slot->inner.ctx, size));
     /* Inside of another wrapped call (MEM served by OBJ's allocator): one block. */
-    if (MT_LIKELY(p && !mt_tls.serving)) {
+    if (MT_LIKELY(p && !mt_is_serving())) {
         struct mt_registers caller = MT_CALLER_REGISTERS();
 
         record(p, size, &caller);
@@ -121,7 +121,7 @@ static void *object_calloc(void *context, size_t count, size_t size)
     void *p;
 
     SERVED(p = slot->inner.calloc(slot->inner.ctx, count, size));
-    if (MT_LIKELY(p && !mt_tls.serving)) {
+    if (MT_LIKELY(p && !mt_is_serving())) {
         struct mt_registers caller = MT_CALLER_REGISTERS();
 
         record(p, count * size, &caller);
@@ -132,7 +132,7 @@ static void *object_calloc(void *context, size_t count, size_t size)
 static void *object_realloc(void *context, void *old, size_t size)
 {
     const struct mt_python_slot *slot = context;
-    bool outermost = !mt_tls.serving;
+    bool outermost = !mt_is_serving();
     void *p;
 
     if (old && outermost)
@@ -153,7 +153,7 @@ static void object_free(void *context, void *p)
 {
     const struct mt_python_slot *slot = context;
 
-    if (p && MT_LIKELY(!mt_tls.serving))
+    if (p && MT_LIKELY(!mt_is_serving()))
         record_gone(MT_RECORD_OBJECT_FREE, p);
     SERVED(slot->inner.free(slot->inner.ctx, p));
 }

@@ -15,7 +15,7 @@
 
 struct mt_state_pages mt_state_pages;
 struct mt_settings mt_settings;
-__thread struct mt_tls mt_tls;
+__thread struct mt_tls mt_tls = {.gate = MT_GATE_NEW};
 
 /* The loader's record of where the initial stack ends: argc lies there. Good before libc has set up environ. */
 extern void *__libc_stack_end;
@@ -184,11 +184,10 @@ bool MT_COLD mt_attach(void)
         return false;
     mt_sys_signals_block(&signals);
     mt_lock_acquire(&mt_state.lock);
-    if (tls->epoch != mt_state.epoch || !tls->thread) {
-        /* real_sp stays: the first event may be a mapping made inside an allocator's call. */
-        tls->depth = 0;
+    if (mt_gate_epoch(tls->gate) != mt_state.epoch) {
+        /* serving and real_sp stay: the first event may be a mapping made inside an allocator's call. */
         tls->thread = mt_thread_get();
-        tls->epoch = mt_state.epoch;
+        tls->gate = (tls->gate & ~(MT_GATE_SERVING - 1)) | (tls->thread ? mt_state.epoch : MT_GATE_NEW);
         if (tls->thread) {
             tls->chains = tls->thread->stack.chains;
             tls->chain_shift = tls->thread->stack.chain_shift;

@@ -43,7 +43,7 @@ void mt_rules_forget(struct mt_stack *stack, uintptr_t start, uintptr_t end);
 /*
  * In front of the table: common rules in one word each, eight to a cache line, found by their only possible place. The pc, of 48 bits, times an
  * odd constant is a permutation: its upper bits are the place, and the lower ones, kept in the entry, tell the pc from all others. Any
- * thread writes where there is nothing yet; what has no place here is in the table.
+ * thread writes what it missed over what was there; the table has them all.
  *   bits 0-29 the packed rule (kind SP, BP or END in bits 0-1), 30-63 lower bits of the product
  */
 /* The rule of a pc; any thread; learns it on a miss. */

@@ -185,13 +185,13 @@ static MT_COLD mt_rule miss(struct mt_stack *stack, uintptr_t pc)
     return m.rule;
 }
 
-/* Puts a rule into the cache in front of the table, if it fits and the place is free. */
+/* Puts a rule into the cache in front of the table, if it fits. What was there before may be of code that ran once. */
 static void put_in_front(struct mt_stack *stack, uintptr_t pc, mt_rule rule)
 {
-    uint64_t product = mt_front_product(pc), *entry = &stack->front[product >> MT_FRONT_TAG_BITS], packed = mt_rule_pack(rule);
+    uint64_t product = mt_front_product(pc), packed = mt_rule_pack(rule);
 
-    if (packed && !(pc >> 48) && !mt_load_relaxed(entry))
-        mt_store_relaxed(entry, (product << (64 - MT_FRONT_TAG_BITS)) | packed);
+    if (packed && !(pc >> 48))
+        mt_store_relaxed(&stack->front[product >> MT_FRONT_TAG_BITS], (product << (64 - MT_FRONT_TAG_BITS)) | packed);
 }
 
 mt_rule MT_NOINLINE mt_rule_get_slowly(struct mt_stack *stack, uintptr_t pc)

@@ -1,12 +1,12 @@
 /*
  * Allocations and frees at a steady rate, for the cost of one event.
  *
- *   churn THREADS EVENTS DEPTH local|cross|grow|split [idle]
+ *   churn THREADS EVENTS DEPTH local|cross|grow|split [idle|alone]
  *
  * EVENTS (allocations and frees together) are shared out among THREADS, made at DEPTH frames below the thread's entry. local: each thread frees
  * what it allocated, at some distance; cross: every block is freed by the next thread; grow: one block in 1,024 is kept; split: batches of
  * allocations, then batches of frees, timed apart, with pauses in which a reader can keep up. idle: one more thread, which allocates
- * once and then sleeps.
+ * once and then sleeps. alone: no thread but the process's first, THREADS being 1; else that one only waits.
  *
  * Prints a line of `name value` pairs: events a second; the CPU time of an event in its own thread, in ns (mean over the threads); split: of an
  * allocation and of a free (elapsed time, medians of the batches).
@@ -129,6 +129,7 @@ int main(int argc, char **argv)
     pthread_t ids[64], idle;
     atomic_int idle_runs = 0;
     double start, cpu = 0;
+    int alone;
 
     threads = argc > 1 ? atol(argv[1]) : 1;
     events = argc > 2 ? atol(argv[2]) : 2000000;
@@ -136,22 +137,28 @@ int main(int argc, char **argv)
     cross = argc > 4 && !strcmp(argv[4], "cross");
     grow = argc > 4 && !strcmp(argv[4], "grow");
     split = argc > 4 && !strcmp(argv[4], "split");
-    if (threads < 1 || threads > 64 || (split && threads > 1))
+    alone = argc > 5 && !strcmp(argv[5], "alone");
+    if (threads < 1 || threads > 64 || ((split || alone) && threads > 1))
         return 2;
     if (argc > 5 && !strcmp(argv[5], "idle")) {
         pthread_create(&idle, NULL, sleep_for_ever, &idle_runs);
         while (!idle_runs)
             usleep(1000);
     }
-    pthread_barrier_init(&barrier, NULL, (unsigned)threads + 1);
-    for (long i = 0; i < threads; i++)
-        pthread_create(&ids[i], NULL, run, (void *)i);
+    pthread_barrier_init(&barrier, NULL, (unsigned)threads + !alone);
     start = seconds(CLOCK_MONOTONIC);
-    pthread_barrier_wait(&barrier);
-    for (long i = 0; i < threads; i++) {
-        pthread_join(ids[i], NULL);
-        cpu += cpu_s[i];
+    if (alone) {
+        run(NULL);
+    } else {
+        for (long i = 0; i < threads; i++)
+            pthread_create(&ids[i], NULL, run, (void *)i);
+        start = seconds(CLOCK_MONOTONIC);
+        pthread_barrier_wait(&barrier);
+        for (long i = 0; i < threads; i++)
+            pthread_join(ids[i], NULL);
     }
+    for (long i = 0; i < threads; i++)
+        cpu += cpu_s[i];
     printf("events/s %.0f thread-ns/event %.2f", (double)events / (seconds(CLOCK_MONOTONIC) - start), cpu / (double)events * 1e9);
     if (split)
         printf(" alloc-ns %.2f free-ns %.2f", alloc_ns, free_ns);
