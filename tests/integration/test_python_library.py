@@ -2,8 +2,7 @@
 ones each on one of the CPythons. MEMTRACE_TEST_LIBRARY names others, for all CPythons (separated by blanks); `all` is a broad choice, which takes hours.
 
 Left out are test_empty_env, since a child has the preload and the reader's socket in its environment, whatever it was given, and
-test_vfork_used_when_expected, which leaves itself out when anything is preloaded; and test_print_exception_gh_102056, which on a loaded machine
-does not always end, traced or not.
+test_vfork_used_when_expected, which leaves itself out when anything is preloaded.
 """
 
 import os
@@ -17,7 +16,7 @@ from pythons import PYTHONS
 QUICK = "test_list test_dict test_generators test_coroutines test_gc test_fork1 test_atexit test_json".split()
 SLOWER = "test_subprocess test_sqlite3 test_sys_settrace test_exceptions".split()
 WANTED = os.environ.get("MEMTRACE_TEST_LIBRARY", "")
-IGNORED = [word for name in ("test_empty_env", "test_vfork_used_when_expected", "test_print_exception_gh_102056") for word in ("-i", name)]
+IGNORED = [word for name in ("test_empty_env", "test_vfork_used_when_expected") for word in ("-i", name)]
 NAMED = QUICK + SLOWER + ["test_threading", "test_asyncio"] if WANTED == "all" else WANTED.split()
 
 
