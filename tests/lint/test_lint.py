@@ -114,6 +114,12 @@ class Tree(harness.Case):
                 wrong += [f"{name}:{n}" for n, line in enumerate(f, 1) if pattern.search(line)]
         self.assertEqual(wrong, [])
 
+    def test_scripts_can_be_run(self):
+        for path in [f"{SOURCE}/.ci/run", *files("src", "tools", "tests", "examples", "python", ends=("",))]:
+            with open(path, "rb") as f:
+                if f.read(2) == b"#!":
+                    self.assertTrue(os.access(path, os.X_OK), short(path))
+
     def test_forbidden_calls_on_the_traced_side(self):
         pattern = re.compile(r"(?<![\w.>])(" + "|".join(FORBIDDEN.split()) + r")\s*\(")
         wrong = []
