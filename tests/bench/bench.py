@@ -99,7 +99,9 @@ class Modes:
                                          env={**tree.clean_environment(), **self.memray_environment}).returncode == 0
 
     def of(self, job):
-        return self.names + [r for r in job.rivals if RIVALS[r] is None or self.has_memray]
+        """heaptrack only where it records the same: it knows nothing of Python."""
+        return [n for n in self.names if not (job.rivals and n == "heaptrack")] + [
+            r for r in job.rivals if RIVALS[r] is None or self.has_memray]
 
     def clean(self):
         shutil.rmtree(f"{self.folder}/out", ignore_errors=True)
