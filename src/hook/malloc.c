@@ -87,7 +87,7 @@ void mt_record_realloc_end(const void *p, size_t size_bytes, bool freed, const s
 /* While the real call runs, the unwind rules of its caller and some more can come into the processor's cache. */
 static MT_ALWAYS_INLINE void expect_capture(uintptr_t pc, uintptr_t sp)
 {
-    __builtin_prefetch(mt_chain_at(mt_tls.chains, mt_tls.chain_shift, pc, sp), 1);
+    mt_prefetch(mt_chain_at(mt_tls.chains, mt_tls.chain_shift, pc, sp));
 }
 #define EXPECT_CAPTURE() expect_capture(MT_CALLER_PC(), MT_CALLER_SP())
 
