@@ -162,6 +162,10 @@ class Case(unittest.TestCase):
 
 def main():
     """unittest, told as TAP on stdout. Arguments: parts of test names to run."""
+    # A shell cannot trap what was ignored when it started (nohup, a background job). What is caught here is not ignored in what is started.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     wanted = sys.argv[1:]
     suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
     tests = [t for group in suite for t in group if not wanted or any(w in t.id() for w in wanted)]

@@ -9,12 +9,6 @@ import harness
 from harness import memtrace, target
 
 
-def heed_signals():
-    """In the child: a shell cannot trap what is ignored when it starts (nohup, a background job)."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 class Usage(harness.Case):
     def complains(self, status, *arguments, part="", **options):
         result = memtrace(*arguments, cwd=self.folder, **options)
@@ -79,7 +73,7 @@ class Usage(harness.Case):
                 process = subprocess.Popen(
                     [harness.COMMAND, "run", "-o", self.db, "--", "sh", "-c",
                      "trap 'echo caught; exit 9' TERM INT HUP; echo ready; while :; do sleep 0.05; done"],
-                    stdout=subprocess.PIPE, env=harness.clean_environment(), preexec_fn=heed_signals)
+                    stdout=subprocess.PIPE, env=harness.clean_environment())
                 self.assertEqual(process.stdout.readline(), b"ready\n")
                 process.send_signal(number)
                 self.assertEqual(process.stdout.read(), b"caught\n")
@@ -90,7 +84,7 @@ class Usage(harness.Case):
         process = subprocess.Popen(
             [harness.COMMAND, "run", "-o", self.db, "--", "sh", "-c",
              "unset LD_PRELOAD; trap 'echo caught; exit 9' TERM; echo ready; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; done"],
-            stdout=subprocess.PIPE, env=harness.clean_environment() | {"LD_PRELOAD": target("libslow_fork.so")}, preexec_fn=heed_signals)
+            stdout=subprocess.PIPE, env=harness.clean_environment() | {"LD_PRELOAD": target("libslow_fork.so")})
         self.assertEqual(process.stdout.readline(), b"ready\n")
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.stdout.read(), b"caught\n")
@@ -102,7 +96,7 @@ class Usage(harness.Case):
         process = subprocess.Popen(
             [harness.COMMAND, "run", "-o", self.db, "--", "sh", "-c",
              "trap 'echo caught' INT; echo ready; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.05; done; exit 3"],
-            stdout=subprocess.PIPE, env=harness.clean_environment(), start_new_session=True, preexec_fn=heed_signals)
+            stdout=subprocess.PIPE, env=harness.clean_environment(), start_new_session=True)
         self.assertEqual(process.stdout.readline(), b"ready\n")
         os.killpg(process.pid, signal.SIGINT)
         self.assertEqual(process.wait(30), 3)
