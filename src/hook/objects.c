@@ -90,6 +90,20 @@ static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const s
     mt_scope_close(&scope);
 }
 
+/* While the real call runs, what is known of its caller's stacks can come into the processor's cache. */
+static MT_ALWAYS_INLINE void expect_capture(uintptr_t pc, uintptr_t sp)
+{
+    struct mt_thread *thread = mt_tls.thread;
+
+    if (MT_LIKELY(thread)) {
+        const struct mt_inner_chain *chain = mt_inner_chain_at(&thread->python.rules, pc, sp);
+
+        mt_prefetch(chain);
+        mt_prefetch(&chain->frames[0]);
+    }
+}
+#define EXPECT_CAPTURE() expect_capture(MT_CALLER_PC(), MT_CALLER_SP())
+
 #define SERVED(call)                                                                                                   \
     do {                                                                                                               \
         uintptr_t outer_sp_ = mt_tls.real_sp;                                                                          \
@@ -105,6 +119,7 @@ static void *object_malloc(void *context, size_t size)
     const struct mt_python_slot *slot = context;
     void *p;
 
+    EXPECT_CAPTURE();
     SERVED(p = slot->inner.malloc(slot->inner.ctx, size));
     /* Inside of another wrapped call (MEM served by OBJ's allocator): one block. */
     if (MT_LIKELY(p && !mt_is_serving())) {
@@ -120,6 +135,7 @@ static void *object_calloc(void *context, size_t count, size_t size)
     const struct mt_python_slot *slot = context;
     void *p;
 
+    EXPECT_CAPTURE();
     SERVED(p = slot->inner.calloc(slot->inner.ctx, count, size));
     if (MT_LIKELY(p && !mt_is_serving())) {
         struct mt_registers caller = MT_CALLER_REGISTERS();

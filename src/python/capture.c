@@ -1,11 +1,13 @@
 /*
  * A thread's Python stack, verified instead of walked again.
  *
- * The frames are a list, innermost first, linked by `previous`. Kept of the last capture is, for each of them: its address, code object, instruction and
- * `previous`, a proof of the code object (internal.h), and the depth. A capture walks from the innermost frame outwards until it meets a kept one
- * with the same contents. That frame's `previous` is the next kept frame, which therefore is alive and may be looked at; if its contents are the
- * same, so is the next. By induction, where all hold, the rest of the stack is the kept one. The loads do not wait for one another: the processor
- * guesses that all holds. Where a frame differs, the walk goes on from there.
+ * The frames are a list, innermost first, linked by `previous`. Kept of the last capture is, for each of them, its instruction and `previous`, which is the
+ * address of the next. A capture walks from the innermost frame outwards until it meets a kept one; if that one's `previous` is what it was, the next kept
+ * frame is alive and may be looked at, and so on. By induction, where all hold, the rest of the stack is the kept one. The loads do not wait for one
+ * another: the processor guesses that all holds. Where a frame differs, the walk goes on from there.
+ *
+ * An instruction lies in its code object, so it tells which that is, and with it the frame of the segment (its line), as long as it is heard of code objects
+ * that are freed (freed.c). Where it is not, or instructions lie elsewhere, states.c captures.
  *
  * Frames of the interpreter's own (entries from C) are kept in the list, but are not part of the stack; nor are functions that have not begun.
  *
@@ -13,22 +15,20 @@
  */
 #include <string.h>
 
-#include "python/internal.h"
+#include "python/frames.h"
 
 #define FIRST_CAPACITY 1024u
 #define CAPACITY_MAX (1u << 18)
 #define SEARCH 12u /* kept frames that are looked at for a frame's address */
-#define OWNER_GENERATOR 1
-#define OWNER_INTERPRETER 3 /* from here on: no function's frame */
-#define PROBE_FRAMES 512u
-#define DISTRUST_MAX 16u
-#define FRAME_BYTES 80u
-#define CODE_BYTES 240u
 #define HITS_BYTES (sizeof(struct mt_python_hit) << MT_PYTHON_HIT_BITS)
+#define NO_LINE UINT32_MAX /* of a frame that is no part of the stack */
 
 static size_t bytes_of(size_t capacity)
 {
-    return mt_round_up(capacity * (2 * sizeof(struct mt_python_state) + sizeof(uint32_t)) + (capacity + 1) * sizeof(struct mt_python_place), MT_PAGE_BYTES);
+    return mt_round_up((capacity + 1) * sizeof(struct mt_python_place) +
+            capacity * (sizeof(struct mt_python_fresh) + sizeof(struct mt_python_note) + sizeof(uint32_t) + sizeof(uint8_t) +
+                           2 * sizeof(struct mt_python_state)),
+        MT_PAGE_BYTES);
 }
 
 static MT_COLD struct mt_python_hit *make_hits(void)
@@ -42,35 +42,38 @@ static MT_COLD struct mt_python_hit *make_hits(void)
     return hits;
 }
 
-static MT_COLD bool grow(struct mt_stack *stack, struct mt_python_thread *thread, size_t fresh)
+MT_COLD bool mt_python_grow(struct mt_stack *stack, struct mt_python_thread *thread, size_t fresh)
 {
-    size_t old = thread->capacity, capacity = old ? old * 2 : FIRST_CAPACITY, bytes = bytes_of(capacity);
-    struct mt_python_state *states = capacity <= CAPACITY_MAX ? mt_sys_pages(bytes) : NULL;
-    struct mt_python_place *places;
-    uint32_t *frames;
+    struct mt_python_thread old = *thread;
+    size_t capacity = old.capacity ? old.capacity * 2 : FIRST_CAPACITY, bytes = bytes_of(capacity);
+    struct mt_python_place *places = capacity <= CAPACITY_MAX ? mt_sys_pages(bytes) : NULL;
 
-    if (!states)
+    if (!places)
         return false;
-    mt_sys_madvise(states, bytes, MADV_DONTFORK);
-    mt_sys_madvise(states, bytes, MADV_DONTDUMP);
-    places = (struct mt_python_place *)(states + 2 * capacity) + 1;
-    frames = (uint32_t *)(places + capacity);
-    if (old) {
-        memcpy(states, thread->states, old * sizeof *states);
-        memcpy(states + capacity, thread->fresh, fresh * sizeof *states);
-        memcpy(places, thread->places, old * sizeof *places);
-        memcpy(frames, thread->frames, thread->frame_count * sizeof *frames);
-        mt_sys_unmap(thread->states, bytes_of(old));
-        mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(old));
+    mt_sys_madvise(places, bytes, MADV_DONTFORK);
+    mt_sys_madvise(places, bytes, MADV_DONTDUMP);
+    thread->places = places;
+    thread->states = (struct mt_python_state *)(places + capacity + 1);
+    thread->fresh_states = thread->states + capacity;
+    thread->fresh = (struct mt_python_fresh *)(thread->fresh_states + capacity);
+    thread->notes = (struct mt_python_note *)(thread->fresh + capacity);
+    thread->frames = (uint32_t *)(thread->notes + capacity);
+    thread->flags = (uint8_t *)(thread->frames + capacity);
+    thread->capacity = capacity;
+    if (old.capacity) {
+        memcpy(thread->places, old.places, (old.capacity + 1) * sizeof *old.places);
+        memcpy(thread->states, old.states, old.capacity * sizeof *old.states);
+        memcpy(thread->fresh_states, old.fresh_states, fresh * sizeof *old.fresh_states);
+        memcpy(thread->fresh, old.fresh, fresh * sizeof *old.fresh);
+        memcpy(thread->notes, old.notes, old.capacity * sizeof *old.notes);
+        memcpy(thread->frames, old.frames, old.frame_count * sizeof *old.frames);
+        memcpy(thread->flags, old.flags, old.capacity);
+        mt_sys_unmap(old.places, bytes_of(old.capacity));
+        mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(old.capacity));
     } else {
         thread->hits = make_hits();
-        mt_fetch_add_relaxed(&stack->private_bytes, 3 * MT_PAGE_BYTES + (thread->hits ? HITS_BYTES : 0)); /* what is touched of it */
+        mt_fetch_add_relaxed(&stack->private_bytes, 4 * MT_PAGE_BYTES + (thread->hits ? HITS_BYTES : 0)); /* what is touched of it */
     }
-    thread->states = states;
-    thread->fresh = states + capacity;
-    thread->places = places;
-    thread->frames = frames;
-    thread->capacity = capacity;
     return true;
 }
 
@@ -98,198 +101,82 @@ static MT_ALWAYS_INLINE const char *innermost(struct mt_python *python, const st
     return mt_python_pointer(holder, o->tstate_frame);
 }
 
-static MT_ALWAYS_INLINE const void *code_of(const struct mt_python_offsets *o, const char *frame)
-{
-    /* The low bits are a tag (3.14). */
-    return (const void *)((uintptr_t)mt_python_pointer(frame, o->frame_code) & ~(uintptr_t)3);
-}
-
-static bool span_is_readable(const char *p, size_t bytes)
-{
-    return ((uintptr_t)p & (sizeof(void *) - 1)) == 0 && mt_sys_readable(p) &&
-           mt_sys_readable((const char *)((uintptr_t)(p + bytes - 1) & ~(uintptr_t)7));
-}
-
-/* Whether a frame is what the offsets make of it, asked of the kernel pointer by pointer. */
-static MT_COLD bool probe(struct mt_python *python, const char *frame)
-{
-    const struct mt_python_offsets *o = &mt_python_here.offsets;
-    const char *code, *previous;
-
-    mt_fetch_add_relaxed(&python->probed, 1u);
-    if (!span_is_readable(frame, FRAME_BYTES))
-        return false;
-    previous = mt_python_pointer(frame, o->frame_previous);
-    if (previous && !span_is_readable(previous, FRAME_BYTES))
-        return false;
-    if ((unsigned char)frame[o->frame_owner] >= OWNER_INTERPRETER)
-        return true;
-    code = code_of(o, frame);
-    if (!span_is_readable(code, CODE_BYTES))
-        return false;
-    return span_is_readable(mt_python_pointer(code, o->code_lines), 48) &&
-           span_is_readable(mt_python_pointer(code, o->code_filename), 64) &&
-           span_is_readable(mt_python_pointer(code, o->code_qualname), 64);
-}
-
-static MT_COLD void distrust(struct mt_python *python, struct mt_stack *stack)
-{
-    if (mt_fetch_add_relaxed(&python->distrusted, 1u) + 1 < DISTRUST_MAX)
-        mt_writer_lost(stack->writer, MT_LOSS_PYTHON_CODE, 1);
-    else if (mt_python_here.known) {
-        mt_python_here.known = false;
-        mt_writer_lost(stack->writer, MT_LOSS_PYTHON_VERSION, 1);
-    }
-}
-
-/* Called from C, not by the interpreter's loop itself. */
-static MT_ALWAYS_INLINE bool is_entry(const struct mt_python_offsets *o, const char *frame, const void *previous)
-{
-    if (o->frame_is_entry)
-        return frame[o->frame_is_entry] != 0;
-    return !previous || ((const unsigned char *)previous)[o->frame_owner] >= OWNER_INTERPRETER;
-}
-
-/* The first of the two places for a key, side by side in a line of the processor's cache. */
-static MT_ALWAYS_INLINE struct mt_python_hit *hits_of(const struct mt_python_thread *thread, uint64_t key)
-{
-    return &thread->hits[(key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS) & ~UINT64_C(1)];
-}
-
-/* Where a key is, if it is anywhere. */
-static MT_ALWAYS_INLINE const struct mt_python_hit *hit_of(const struct mt_python_thread *thread, uint64_t key)
-{
-    const struct mt_python_hit *hits = hits_of(thread, key);
-
-    return hits + (hits[1].key == key);
-}
-
 /* The older of the two goes. */
-static MT_ALWAYS_INLINE void put_hit(const struct mt_python_thread *thread, uint64_t key, uint32_t line)
+static MT_ALWAYS_INLINE void put_hit(const struct mt_python_thread *thread, uintptr_t instruction, bool entry, uint32_t line)
 {
-    struct mt_python_hit *hits = hits_of(thread, key);
+    struct mt_python_hit *hits = mt_python_hits_of(thread, instruction);
+    uint64_t key = (uint64_t)instruction << 1 | entry;
 
     if (hits->key != key)
         hits[1] = hits[0];
     *hits = (struct mt_python_hit){key, line, thread->hits_generation};
 }
 
-/* Reads a frame whose instruction was met before into s. */
-static MT_ALWAYS_INLINE bool read_known_frame(const struct mt_python_thread *thread, const char *frame, struct mt_python_state *s)
+/* A frame whose instruction was not met before, or not lately. */
+static MT_NOINLINE bool read_new_frame(struct mt_python *python, struct mt_stack *stack, const struct mt_python_thread *thread, const char *frame,
+    bool entry, struct mt_python_fresh *ret)
 {
-    const struct mt_python_offsets *o = &mt_python_here.offsets;
-    const void *instruction = mt_python_pointer(frame, o->frame_instruction), *previous = mt_python_pointer(frame, o->frame_previous);
-    bool entry = is_entry(o, frame, previous);
-    uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | entry;
-    const struct mt_python_hit *hit = hit_of(thread, key);
+    struct mt_python_state s;
 
-    if (hit->key != key || hit->generation != thread->hits_generation)
+    if (!mt_python_read_frame(python, stack, frame, &s))
         return false;
-    s->frame = frame;
-    s->instruction = instruction;
-    s->previous = previous;
-    s->code = NULL; /* not looked at: without a proof it does not hold */
-    s->line = hit->line;
-    s->is_code = s->is_complete = true;
-    s->is_flagged = entry && o->frame_is_entry;
+    ret->line = s.is_complete ? s.line : NO_LINE;
+    if (s.is_lasting || (!s.is_code && s.instruction))
+        put_hit(thread, ret->place.instruction, entry, ret->line);
     return true;
 }
 
-/* Reads a frame into s. False: it is not one. */
-static MT_NOINLINE bool read_frame(struct mt_python *python, struct mt_stack *stack, const struct mt_python_thread *thread,
-    const char *frame, struct mt_python_state *s)
+/* False: it is not a frame. */
+static MT_ALWAYS_INLINE bool read_frame(enum mt_python_layout layout, struct mt_python *python, struct mt_stack *stack,
+    const struct mt_python_thread *thread, const char *frame, struct mt_python_fresh *ret)
 {
-    const struct mt_python_offsets *o = &mt_python_here.offsets;
-    unsigned owner;
-    bool entry;
+    const char *previous = mt_python_previous(layout, frame);
+    uintptr_t instruction = mt_python_instruction(layout, frame);
+    bool entry = mt_python_is_entry(layout, frame, previous);
+    const struct mt_python_hit *hits = mt_python_hits_of(thread, instruction), *hit;
+    uint64_t key = (uint64_t)instruction << 1 | entry;
 
-    if (MT_UNLIKELY(mt_load_relaxed(&python->probed) < PROBE_FRAMES) && !probe(python, frame))
-        return false;
-    owner = (unsigned char)frame[o->frame_owner];
-    s->frame = frame;
-    s->code = mt_python_pointer(frame, o->frame_code);
-    s->instruction = mt_python_pointer(frame, o->frame_instruction);
-    s->previous = mt_python_pointer(frame, o->frame_previous);
-    s->is_code = owner < OWNER_INTERPRETER;
-    s->is_complete = false;
-    s->is_flagged = o->frame_is_entry && frame[o->frame_is_entry];
-    if (s->is_code) {
-        const char *code = code_of(o, frame);
-        uint64_t first;
-
-        if (MT_UNLIKELY(!code || mt_python_pointer(code, o->object_type) != mt_python_here.code_type))
-            return false;
-        s->proof = mt_python_proof(o, code);
-        first = (uintptr_t)code + o->code_bytecode + 2 * (uintptr_t)*(const int *)(code + o->code_first_traceable);
-        s->is_complete = owner == OWNER_GENERATOR || o->frame_tlbc || (uintptr_t)s->instruction >= first;
-        if (!s->is_complete)
-            return true;
-        entry = is_entry(o, frame, s->previous);
-        if (!mt_python_line(python, stack, code, s->proof, frame, s->instruction, entry, &s->line))
-            return false;
-        if (mt_python_here.codes_watched && thread->hits && (uintptr_t)s->instruction >= first) {
-            uint64_t key = (uint64_t)(uintptr_t)s->instruction << 1 | entry;
-
-            put_hit(thread, key, s->line);
-        }
-    }
-    return true;
+    ret->place = (struct mt_python_place){previous, instruction};
+    ret->flag = mt_python_flag(layout, frame);
+    hit = hits + (hits[1].key == key);
+    ret->line = hit->line;
+    if (MT_LIKELY(hit->key == key && hit->generation == thread->hits_generation))
+        return true;
+    return read_new_frame(python, stack, thread, frame, entry, ret);
 }
 
-/* A frame's instruction as it is in its place. Instructions are even. */
-static MT_ALWAYS_INLINE uintptr_t place_instruction(const struct mt_python_offsets *o, const char *frame, bool has_flag)
+/* Whether a kept frame is what it was, but for where it stands on. */
+static MT_ALWAYS_INLINE bool has_not_moved(enum mt_python_layout layout, const struct mt_python_thread *thread, size_t at, const char *frame)
 {
-    uintptr_t instruction = (uintptr_t)mt_python_pointer(frame, o->frame_instruction);
-
-    return has_flag ? instruction | (uintptr_t)(frame[o->frame_is_entry] != 0) : instruction;
+    return mt_python_instruction(layout, frame) == thread->places[at].instruction &&
+           (layout == MT_PYTHON_LAYOUT_3_12 || mt_python_flag(layout, frame) == thread->flags[at]);
 }
 
-/*
- * Whether the frame is the kept one; of a code object's address that is only so if it is still the object that it was. Where every code object that is freed is
- * heard of (mt_python_codes_freed) and none was since, that needs no proof; and the instruction, which lies in the code object, tells which that is.
- */
-static MT_ALWAYS_INLINE bool holds_its_place(const struct mt_python_offsets *o, const struct mt_python_place *p, bool has_flag)
+/* This is most of what a capture does. */
+static MT_ALWAYS_INLINE bool holds(enum mt_python_layout layout, const struct mt_python_thread *thread, size_t at)
 {
-    uintptr_t differs = place_instruction(o, p->frame, has_flag) ^ p->instruction;
+    const struct mt_python_place *place = &thread->places[at];
+    const char *frame = place[1].previous;
 
-    /* One branch for both: this is most of what a capture does. */
-    return !(differs | ((uintptr_t)mt_python_pointer(p->frame, o->frame_previous) ^ (uintptr_t)p[-1].frame));
-}
-
-/* Likewise, where instructions do not lie in code objects: in free-threaded builds. */
-static MT_ALWAYS_INLINE bool holds(const struct mt_python_offsets *o, const struct mt_python_state *s)
-{
-    const char *frame = s->frame;
-
-    if (mt_python_pointer(frame, o->frame_instruction) != s->instruction ||
-        mt_python_pointer(frame, o->frame_previous) != s->previous || mt_python_pointer(frame, o->frame_code) != s->code)
-        return false;
-    return !s->is_code || mt_python_proof(o, code_of(o, frame)) == s->proof;
-}
-
-static MT_ALWAYS_INLINE size_t verify_places(
-    const struct mt_python_offsets *o, const struct mt_python_thread *thread, size_t at, bool has_flag)
-{
-    const struct mt_python_place *p = thread->places + at, *end = thread->places;
-
-#pragma GCC unroll 4
-    while (p > end) {
-        if (MT_UNLIKELY(!holds_its_place(o, p - 1, has_flag)))
-            break;
-        p--;
-    }
-    return (size_t)(p - end);
+    if (layout == MT_PYTHON_LAYOUT_3_11)
+        return MT_LIKELY(mt_pair_equal((const uint64_t *)(const void *)(frame + MT_PYTHON_PREVIOUS_3_11), (const uint64_t *)(const void *)place)) &&
+               MT_LIKELY((uint8_t)frame[MT_PYTHON_IS_ENTRY_3_11] == thread->flags[at]);
+    return MT_LIKELY(mt_python_previous(layout, frame) == place->previous) && MT_LIKELY(has_not_moved(layout, thread, at, frame));
 }
 
 /* Follows the kept frames outwards from the one below `at`. Returns where that ends; 0: all hold. */
-static MT_ALWAYS_INLINE size_t verify(
-    const struct mt_python_offsets *o, const struct mt_python_thread *thread, size_t at, bool watched)
+static MT_ALWAYS_INLINE size_t verify(enum mt_python_layout layout, const struct mt_python_thread *thread, size_t at)
 {
-    if (MT_LIKELY(watched))
-        return MT_LIKELY(!o->frame_is_entry) ? verify_places(o, thread, at, false) : verify_places(o, thread, at, true);
-    while (at > 0 && holds(o, &thread->states[at - 1]))
-        at--;
-    return at;
+    for (; at >= 4; at -= 4) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++)
+            if (!holds(layout, thread, at - i - 1))
+                return at - i;
+    }
+    for (; at > 0; at--)
+        if (!holds(layout, thread, at - 1))
+            return at;
+    return 0;
 }
 
 /* How many kept frames there are up to the one at this address; 0: it is not among the innermost. */
@@ -298,97 +185,39 @@ static MT_ALWAYS_INLINE size_t meet(const struct mt_python_place *places, size_t
     size_t last = kept > SEARCH ? kept - SEARCH : 0;
 
     for (size_t i = kept; i > last; i--)
-        if (places[i - 1].frame == frame)
+        if (places[i].previous == frame)
             return i;
     return 0;
 }
 
-/* Field by field: a fresh state was just written so, and a wider load would have to wait until that has left for the cache. */
-static MT_ALWAYS_INLINE void copy_state(struct mt_python_state *to, const struct mt_python_state *from)
-{
-#define COPY(field) mt_store_relaxed(&to->field, mt_load_relaxed(&from->field))
-    COPY(frame);
-    COPY(instruction);
-    COPY(previous);
-    COPY(code);
-    COPY(proof);
-    COPY(line);
-    COPY(depth);
-    COPY(is_code);
-    COPY(is_complete);
-    COPY(is_flagged);
-#undef COPY
-}
-
 /* Puts the fresh frames behind the kept ones. True: the stack is not the one that was sent last. */
 static MT_ALWAYS_INLINE bool replace_inner(
-    struct mt_python_thread *thread, size_t base, size_t fresh, struct mt_stack_change *ret_change)
+    struct mt_python_thread *thread, size_t base, size_t fresh, const char *frame, struct mt_stack_change *ret_change)
 {
-    uint32_t depth = base ? thread->states[base - 1].depth : 0, keep = depth, before = thread->frame_count;
+    uint32_t depth = base ? thread->notes[base - 1].depth : 0, keep = depth, before = thread->frame_count;
     bool was_unsure = thread->unsure;
 
-    for (size_t i = fresh; i-- > 0;) {
-        struct mt_python_state *s = &thread->fresh[i];
-
-        if (s->is_complete) {
-            if (keep == depth && depth < before && thread->frames[depth] == s->line)
+    for (const struct mt_python_fresh *f = thread->fresh + fresh; f-- != thread->fresh; base++) {
+        if (MT_LIKELY(f->line != NO_LINE)) {
+            if (keep == depth && depth < before && thread->frames[depth] == f->line)
                 keep++;
             else
-                thread->frames[depth] = s->line;
+                thread->frames[depth] = f->line;
             depth++;
         }
-        s->depth = depth;
-        thread->places[base] = (struct mt_python_place){s->frame, (uintptr_t)s->instruction | s->is_flagged};
-        copy_state(&thread->states[base++], s);
+        /* Word by word: a wider load would have to wait until what was just written has left for the cache. */
+        mt_store_relaxed(&thread->places[base].previous, f->place.previous);
+        mt_store_relaxed(&thread->places[base].instruction, f->place.instruction);
+        thread->flags[base] = f->flag;
+        thread->notes[base] = (struct mt_python_note){f->line, depth};
     }
+    if (MT_LIKELY(base))
+        thread->places[base].previous = frame;
     thread->count = base;
     thread->frame_count = depth;
     thread->unsure = false;
     *ret_change = (struct mt_stack_change){keep, depth - keep};
     return depth != keep || depth != before || was_unsure;
-}
-
-/*
- * The most frequent case: the innermost frame is the one that it was, and so are the others; it may have moved on to an instruction that was met before.
- * False: it is not so, and nothing was done.
- */
-static MT_ALWAYS_INLINE bool capture_in_place(const struct mt_python_offsets *o, struct mt_python_thread *thread, size_t kept, const char *frame,
-    struct mt_stack_change *ret_change, bool *ret_changed)
-{
-    struct mt_python_place *top = &thread->places[kept - 1];
-    struct mt_python_state *s = &thread->states[kept - 1];
-    const void *instruction, *previous;
-    uintptr_t word;
-
-    if (top->frame != frame || s->depth != thread->frame_count) /* of the frames some may have been forgotten */
-        return false;
-    instruction = mt_python_pointer(frame, o->frame_instruction);
-    word = place_instruction(o, frame, o->frame_is_entry != 0);
-    previous = mt_python_pointer(frame, o->frame_previous);
-    if (previous != top[-1].frame)
-        return false;
-    *ret_change = (struct mt_stack_change){s->depth, 0};
-    if (word != top->instruction) {
-        uint64_t key = (uint64_t)(uintptr_t)instruction << 1 | is_entry(o, frame, previous);
-        const struct mt_python_hit *hit = hit_of(thread, key);
-        uint32_t line = hit->line;
-
-        if (hit->key != key || hit->generation != thread->hits_generation || !s->is_complete || verify(o, thread, kept - 1, true))
-            return false;
-        top->instruction = word;
-        s->instruction = instruction;
-        s->is_flagged = word & 1;
-        s->code = NULL;
-        if (line != s->line) {
-            s->line = thread->frames[s->depth - 1] = line;
-            *ret_change = (struct mt_stack_change){s->depth - 1, 1};
-        }
-    } else if (verify(o, thread, kept - 1, true)) {
-        return false;
-    }
-    *ret_changed = ret_change->push != 0;
-    thread->count = kept;
-    return true;
 }
 
 #define FORGET_MAX 8u
@@ -411,7 +240,7 @@ static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t k
         low = starts[i] < low ? starts[i] : low;
         high = ends[i] > high ? ends[i] : high;
         for (size_t at = 0; at < kept; at++)
-            if ((uintptr_t)thread->places[at].instruction - starts[i] < ends[i] - starts[i])
+            if (thread->places[at].instruction - starts[i] < ends[i] - starts[i])
                 kept = at;
     }
     for (size_t at = 0; thread->hits && at < (size_t)1 << MT_PYTHON_HIT_BITS; at++) {
@@ -426,62 +255,74 @@ static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t k
     return kept;
 }
 
-static bool capture(
-    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, struct mt_stack_change *ret_change)
+/* Kept frames that hold, but stand on others now, become fresh: those from index met - 1 down to `stop`. */
+static MT_NOINLINE void take_up(struct mt_python_thread *thread, size_t met, size_t stop, size_t *fresh)
 {
-    const struct mt_python_offsets *o = &mt_python_here.offsets;
-    size_t kept = thread->count, fresh = 0;
-    uint32_t codes_freed = mt_load_acquire(&mt_python_codes_freed);
-    bool watched = mt_python_here.codes_watched, use_hits;
-    const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(python, o) : NULL;
+    for (size_t i = met; i > stop; i--)
+        thread->fresh[(*fresh)++] = (struct mt_python_fresh){thread->places[i - 1], thread->notes[i - 1].line, thread->flags[i - 1]};
+}
 
-    if (MT_UNLIKELY(thread->codes_freed != codes_freed)) {
-        size_t left = forget_freed(thread, kept, codes_freed);
+static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct mt_python *python, struct mt_stack *stack,
+    struct mt_python_thread *thread, size_t kept, const char *innermost_frame, struct mt_stack_change *ret_change)
+{
+    const char *frame = innermost_frame;
+    size_t fresh = 0;
 
-        kept = watched ? left : kept;
-    }
-    use_hits = watched && thread->hits;
-    thread->count = 0;
-    mt_compiler_fence();
-    if (MT_LIKELY(use_hits && kept && frame)) {
-        bool changed;
-
-        if (MT_LIKELY(capture_in_place(o, thread, kept, frame, ret_change, &changed)))
-            return changed;
-    }
     while (frame) {
-        size_t met = meet(thread->places, kept, frame), stop;
+        size_t met = meet(thread->places, kept, frame), stop = 0;
+        bool goes_on = met && mt_python_previous(layout, frame) == thread->places[met - 1].previous;
 
-        if (met) {
-            stop = verify(o, thread, met, watched);
-            if (stop == 0) {
-                if (MT_UNLIKELY(met + fresh > thread->capacity) && !grow(stack, thread, fresh))
-                    break;
-                return replace_inner(thread, met, fresh, ret_change);
-            }
-            if (MT_UNLIKELY(fresh + (met - stop) >= thread->capacity) && !grow(stack, thread, fresh))
-                break;
-            /* Those that hold stand on others now. */
-            for (size_t i = met; i > stop; i--)
-                thread->fresh[fresh++] = thread->states[i - 1];
-            if (stop < met)
-                frame = thread->states[stop].previous;
-            kept = stop - 1;
-        }
-        if (MT_UNLIKELY(fresh == thread->capacity) && !grow(stack, thread, fresh))
+        if (MT_UNLIKELY(fresh + met >= thread->capacity) && !mt_python_grow(stack, thread, fresh))
             break;
-        if (!(use_hits && read_known_frame(thread, frame, &thread->fresh[fresh])) &&
-            MT_UNLIKELY(!read_frame(python, stack, thread, frame, &thread->fresh[fresh]))) {
-            distrust(python, stack);
-            return replace_inner(thread, 0, 0, ret_change);
+        if (MT_LIKELY(goes_on)) {
+            stop = verify(layout, thread, met - 1);
+            if (!stop && has_not_moved(layout, thread, met - 1, frame))
+                return replace_inner(thread, met, fresh, innermost_frame, ret_change);
         }
-        frame = thread->fresh[fresh++].previous;
+        if (MT_UNLIKELY(!read_frame(layout, python, stack, thread, frame, &thread->fresh[fresh]))) {
+            mt_python_distrust(python, stack);
+            return replace_inner(thread, 0, 0, NULL, ret_change);
+        }
+        frame = thread->fresh[fresh++].place.previous;
+        if (MT_LIKELY(goes_on)) {
+            if (MT_LIKELY(!stop))
+                return replace_inner(thread, met - 1, fresh, innermost_frame, ret_change);
+            take_up(thread, met - 1, stop, &fresh);
+            frame = thread->places[stop].previous;
+            kept = stop;
+        } else if (met) {
+            kept = met - 1;
+        }
     }
     if (frame) {
         mt_writer_lost(stack->writer, MT_LOSS_STACK_MEMORY, 1);
         fresh = 0;
     }
-    return replace_inner(thread, 0, fresh, ret_change);
+    return replace_inner(thread, 0, fresh, innermost_frame, ret_change);
+}
+
+static bool capture(
+    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, struct mt_stack_change *ret_change)
+{
+    size_t kept = thread->places_kept ? thread->count : 0;
+    uint32_t codes_freed = mt_load_acquire(&mt_python_codes_freed);
+    const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(python, &mt_python_here.offsets) : NULL;
+
+    if (MT_UNLIKELY(thread->codes_freed != codes_freed))
+        kept = forget_freed(thread, kept, codes_freed);
+    if (MT_UNLIKELY(!mt_python_here.codes_watched || !thread->hits || mt_python_is_probing(python)))
+        return mt_python_capture_unwatched(python, stack, thread, frame, ret_change);
+    thread->count = 0;
+    thread->places_kept = true;
+    mt_compiler_fence();
+    switch (mt_python_here.layout) {
+    case MT_PYTHON_LAYOUT_3_11:
+        return capture_kept(MT_PYTHON_LAYOUT_3_11, python, stack, thread, kept, frame, ret_change);
+    case MT_PYTHON_LAYOUT_3_12:
+        return capture_kept(MT_PYTHON_LAYOUT_3_12, python, stack, thread, kept, frame, ret_change);
+    default:
+        return capture_kept(MT_PYTHON_LAYOUT_OTHER, python, stack, thread, kept, frame, ret_change);
+    }
 }
 
 /* Tells the reader of the interpreter, or the run that nothing can be told of it. */
@@ -518,7 +359,7 @@ bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct 
     bool changed;
 
     if (MT_UNLIKELY(mt_load_acquire(&mt_python_present) != MT_PYTHON_HERE))
-        return replace_inner(thread, 0, 0, ret_change);
+        return replace_inner(thread, 0, 0, NULL, ret_change);
     if (MT_UNLIKELY(!mt_load_relaxed(&python->announced)))
         announce(python, stack);
     if (MT_UNLIKELY(!mt_load_relaxed(&python->settled)))

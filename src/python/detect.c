@@ -3,10 +3,19 @@
  */
 #include <dlfcn.h>
 
-#include "python/internal.h"
+#include "python/frames.h"
 
 uint32_t mt_python_present;
 struct mt_python_interpreter mt_python_here;
+
+static enum mt_python_layout layout_of(const struct mt_python_offsets *o)
+{
+    if (o->frame_previous == MT_PYTHON_PREVIOUS_3_11 && o->frame_instruction == MT_PYTHON_INSTRUCTION_3_11 && o->frame_is_entry == MT_PYTHON_IS_ENTRY_3_11)
+        return MT_PYTHON_LAYOUT_3_11;
+    if (o->frame_previous == MT_PYTHON_PREVIOUS_3_12 && o->frame_instruction == MT_PYTHON_INSTRUCTION_3_12 && !o->frame_is_entry)
+        return MT_PYTHON_LAYOUT_3_12;
+    return MT_PYTHON_LAYOUT_OTHER;
+}
 
 void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_mode mode)
 {
@@ -37,6 +46,7 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
     }
     here.known = here.version && here.runtime && here.code_type &&
                  mt_python_offsets(here.version, here.runtime, &here.offsets, &here.free_threaded);
+    here.layout = layout_of(&here.offsets);
     mt_python_here = here;
     mt_store_release(&mt_python_present, MT_PYTHON_HERE);
 }

@@ -25,6 +25,13 @@ struct mt_python_offsets {
     uint32_t string_kind_mask, string_is_compact, string_is_ascii;
 };
 
+/* Where in a frame its previous one and its instruction are (frames.h). */
+enum mt_python_layout {
+    MT_PYTHON_LAYOUT_OTHER = 0, /* as the offsets say */
+    MT_PYTHON_LAYOUT_3_11,
+    MT_PYTHON_LAYOUT_3_12, /* to 3.14 */
+};
+
 /* The interpreter. Written once, before mt_python_present is released; kept across forks. */
 struct mt_python_interpreter {
     const char *runtime;
@@ -41,6 +48,7 @@ struct mt_python_interpreter {
     bool free_threaded;
     bool codes_watched; /* objects.c: mt_python_codes_freed tells of all */
     enum mt_python_mode mode;
+    enum mt_python_layout layout;
     struct mt_python_offsets offsets;
 };
 extern struct mt_python_interpreter mt_python_here MT_HIDDEN;

@@ -9,7 +9,7 @@
 #include <dlfcn.h>
 #include <string.h>
 
-#include "python/internal.h"
+#include "python/frames.h"
 
 /* .eh_frame_hdr as linkers write it: version 1, encodings 1b 03 3b, then pairs of 32-bit offsets from the header, sorted. */
 static bool part_of(uintptr_t pc, struct mt_code_range *ret)
@@ -50,9 +50,12 @@ static uintptr_t entry_address(const struct mt_python_thread *thread)
         holder = mt_python_here.this_thread();
         return holder ? (uintptr_t)mt_python_pointer(holder, o->tstate_cframe) : 0;
     }
-    for (size_t i = thread->count; i > 0; i--)
-        if (!thread->states[i - 1].is_code)
-            return (uintptr_t)thread->states[i - 1].frame;
+    for (size_t i = thread->count; i > 0; i--) {
+        const char *frame = thread->places_kept ? thread->places[i].previous : thread->states[i - 1].frame;
+
+        if ((unsigned char)frame[o->frame_owner] >= MT_PYTHON_OWNER_INTERPRETER)
+            return (uintptr_t)frame;
+    }
     return 0;
 }
 
@@ -105,10 +108,10 @@ void MT_COLD mt_python_find_loop_if_new(struct mt_stack *stack, struct mt_stack_
 void MT_COLD mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
     const struct mt_registers *caller)
 {
-    uint32_t frames[MT_PYTHON_INNER_MAX];
+    uint32_t count;
 
     mt_fetch_add_relaxed(&mt_python_here.loop_searches, 1u);
     thread->rules.ranges_known = mt_load_acquire(&mt_python_here.loop_parts);
-    if (!mt_stack_inner(stack, stack_thread, caller, mt_python_here.loop, &thread->rules, frames, MT_PYTHON_INNER_MAX))
+    if (!mt_stack_inner(stack, stack_thread, caller, mt_python_here.loop, &thread->rules, &count))
         mt_python_find_loop(stack, stack_thread, thread, caller);
 }

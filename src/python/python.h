@@ -5,6 +5,8 @@
  *   detect.c   which interpreter is here, if any
  *   offsets.c  where in its structures things are, by version
  *   capture.c  a thread's frames, and where they differ from its last ones; the verified memo
+ *   states.c   the same where code objects are not told apart by their addresses
+ *   read.c     a frame that was not met before
  *   loop.c     the interpreter's loop, whose parts are told from other native code
  *   lines.c    (code object, instruction) -> frame of the segment
  *   code.c     code object -> entry of the segment's table of codes
@@ -52,23 +54,26 @@ struct mt_python {
     uint32_t distrusted;            /* frames that did not look like frames */
 };
 
-/* A frame of a kept stack (capture.c). */
-struct mt_python_state {
-    const char *frame;
-    const void *instruction, *previous, *code;
-    uint64_t proof;   /* that the code object is the one it was (internal.h) */
-    uint32_t line;    /* frame of the segment */
-    uint32_t depth;   /* frames of the stack up to this one, inclusive */
-    bool is_code;     /* else a frame of the interpreter's own, which has no proof either */
-    bool is_complete; /* else a function that has not begun: not part of the stack */
-    bool is_flagged;  /* 3.11: is_entry */
+/* What of a kept frame is compared at each capture, as two words that are neighbours in some frames, too. */
+struct mt_python_place {
+    _Alignas(16) const char *previous; /* the address of the next outer frame */
+    uintptr_t instruction;
 };
 
-/* What of a kept frame is compared at each capture, apart from the rest: many frames are looked at, and few lines of the processor's cache. */
-struct mt_python_place {
-    const char *frame;
-    uintptr_t instruction; /* of 3.11 with the frame's is_entry, which differs where its caller's do not */
+/* What a kept frame means. */
+struct mt_python_note {
+    uint32_t line;  /* frame of the segment */
+    uint32_t depth; /* frames of the stack up to this one, inclusive */
 };
+
+/* A frame on its way to the kept ones. */
+struct mt_python_fresh {
+    struct mt_python_place place;
+    uint32_t line;
+    uint8_t flag;
+};
+
+struct mt_python_state; /* states.c */
 
 /* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good until its code object is freed. */
 struct mt_python_hit {
@@ -78,22 +83,26 @@ struct mt_python_hit {
 };
 #define MT_PYTHON_HIT_BITS 13
 
-#define MT_PYTHON_INNER_MAX 24u
-
 /* One per ring; zero at start, then made by its first capture. */
 struct mt_python_thread {
-    struct mt_python_state *states; /* outermost first */
-    struct mt_python_state *fresh;  /* innermost first, same capacity */
-    struct mt_python_place *places; /* of the states; places[-1].frame is NULL: the outermost frame has no previous one */
-    /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of states that are not none it is the frames. */
+    /* The kept frames, outermost first. A frame's address is the `previous` of the place behind: there is one more. */
+    struct mt_python_place *places;
+    struct mt_python_note *notes;
+    uint8_t *flags;                /* 3.11: is_entry, which differs where a caller's frame does not */
+    struct mt_python_fresh *fresh; /* scratch, innermost first */
+    struct mt_python_state *states, *fresh_states; /* instead, for states.c */
+    bool places_kept;              /* it is places that are kept, not states */
+    /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of kept frames it has those that are part of it. */
     uint32_t *frames;
     struct mt_python_hit *hits; /* NULL: no memory */
-    size_t count, capacity; /* of states */
+    size_t count, capacity; /* of kept frames */
     uint32_t frame_count;
     uint32_t codes_freed; /* mt_python_codes_freed as of the states and the hits */
     uint32_t hits_generation;
     uint32_t inner_count;
-    uint32_t inner[MT_PYTHON_INNER_MAX]; /* the inner stack that the reader has, outermost first */
+    uint32_t inner[MT_INNER_MAX]; /* the inner stack that the reader has, outermost first */
+    const uint32_t *inner_from;   /* where that was */
+    uint32_t inner_walks;         /* the rules' count then */
     struct mt_inner_rules rules;
     bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
 };

@@ -80,17 +80,16 @@ struct mt_stack_change mt_stack_capture(
 }
 
 /* The inner part of a stack is not told apart: whoever asks takes the whole. */
-size_t mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_frames, size_t capacity)
+const uint32_t *mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_count)
 {
     (void)stack;
     (void)thread;
     (void)registers;
     (void)ranges;
     (void)rules;
-    (void)ret_frames;
-    (void)capacity;
-    return 0;
+    (void)ret_count;
+    return NULL;
 }
 
 uintptr_t mt_stack_pc_at(

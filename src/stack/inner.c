@@ -1,5 +1,9 @@
 /*
  * The inner part of a stack: from the hooked call out to the first frame in given stretches of code. For callers who know the rest by other means.
+ *
+ * The walk is a function of where it begins (pc, sp, bp) and of the words of the stack that it reads, as long as rules are what they were. So it is
+ * remembered by pc and sp, with these words: if they are the same, the stack is, which is exact, and needs no rule, and no waiting for one frame's
+ * return address in order to find the next one's.
  */
 #include "stack/internal.h"
 
@@ -50,28 +54,131 @@ static MT_NOINLINE void learn(
         ret_rule->key |= UINT64_C(1) << 63;
 }
 
-size_t mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_frames, size_t capacity)
+/* The words that a walk has read, as they go into its chain. */
+struct reading {
+    struct mt_inner_chain *chain;
+    uintptr_t sp;
+    const uintptr_t *bp_slot; /* where bp comes from; NULL: from the hooked call */
+    uintptr_t span_bytes;
+    unsigned words; /* more than there is room for: the chain is not for keeping */
+    bool bp_matters;
+};
+
+static MT_ALWAYS_INLINE void note_word(struct reading *reading, const uintptr_t *slot)
 {
-    uint64_t generation = (uint64_t)mt_load_relaxed(&stack->rule_generation) << 32 | mt_load_relaxed(&rules->ranges_known);
+    uintptr_t bytes = (uintptr_t)slot - reading->sp;
+    unsigned i = reading->words++;
+    struct mt_inner_words *w = i & 4 ? &reading->chain->second : &reading->chain->first;
+
+    w->offsets[i % 4] = (uint16_t)bytes;
+    w->words[i % 4] = *slot;
+    if (reading->span_bytes < bytes + sizeof *slot)
+        reading->span_bytes = bytes + sizeof *slot;
+}
+
+/* After a step by this rule, to the frame at r. */
+static MT_ALWAYS_INLINE void note_step(struct reading *reading, mt_rule rule, const struct mt_registers *r)
+{
+    int64_t bp_bytes = mt_rule_bp_bytes(rule);
+
+    if (MT_UNLIKELY(mt_rule_kind(rule) == MT_RULE_BP)) {
+        if (reading->bp_slot)
+            note_word(reading, reading->bp_slot);
+        else
+            reading->bp_matters = true;
+    }
+    note_word(reading, (const uintptr_t *)(r->sp + (uintptr_t)mt_rule_ra_bytes(rule)));
+    if (bp_bytes)
+        reading->bp_slot = (const uintptr_t *)(r->sp + (uintptr_t)bp_bytes);
+}
+
+/* The chain is good from here on. */
+static void keep_chain(struct reading *reading, const struct mt_registers *registers, const uint32_t *frames, uint32_t count)
+{
+    struct mt_inner_chain *c = reading->chain;
+    unsigned words = reading->words;
+
+    for (; words % 4; words++)
+        note_word(reading, (const uintptr_t *)(reading->sp + c->first.offsets[0]));
+    c->sp = registers->sp;
+    c->bp = registers->bp;
+    c->count = (uint8_t)count;
+    c->groups = (uint8_t)(words / 4);
+    c->bp_matters = reading->bp_matters;
+    c->span_bytes = (uint16_t)reading->span_bytes;
+    for (uint32_t i = 0; i < count; i++)
+        c->frames[i] = frames[i];
+    mt_compiler_fence();
+    mt_store_relaxed(&c->pc, registers->pc);
+}
+
+/* Frame by frame. In between the chain is none: a signal handler may leave by longjmp. */
+static MT_NOINLINE const uint32_t *walk_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, struct mt_inner_chain *chain, uint32_t *ret_count)
+{
+    struct reading reading = {.chain = chain, .sp = registers->sp};
     struct mt_registers r = *registers;
 
-    if (MT_UNLIKELY(rules->generation != generation)) {
-        memset(rules->entries, 0, sizeof rules->entries);
-        rules->generation = generation;
-    }
-    for (size_t count = 0; count < capacity;) {
+    rules->walks++;
+    mt_store_relaxed(&chain->pc, (uintptr_t)0);
+    mt_compiler_fence();
+    for (uint32_t count = 0; count < MT_INNER_MAX;) {
         struct mt_inner_rule *entry = &rules->entries[(r.pc * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_INNER_RULE_BITS)];
 
         if (MT_UNLIKELY((entry->key ^ (uint64_t)r.pc << 1) > 1))
             learn(stack, ranges, r.pc, entry);
-        ret_frames[count++] = mt_rule_frame(entry->rule);
-        if (entry->key & 1)
-            return count;
+        rules->last[count++] = mt_rule_frame(entry->rule);
+        if (entry->key & 1) {
+            if (reading.words && reading.words <= MT_INNER_CHAIN_WORDS && reading.span_bytes <= UINT16_MAX)
+                keep_chain(&reading, registers, rules->last, count);
+            *ret_count = count;
+            return rules->last;
+        }
         if (!step(stack, thread, entry->rule, &r))
-            return 0;
+            return NULL;
+        note_step(&reading, entry->rule, &r);
     }
-    return 0;
+    return NULL;
+}
+
+static MT_ALWAYS_INLINE uintptr_t differ(uintptr_t sp, const struct mt_inner_words *w)
+{
+    uintptr_t differs = 0;
+
+    for (unsigned i = 0; i < 4; i++)
+        differs |= *(const uintptr_t *)(sp + w->offsets[i]) ^ w->words[i];
+    return differs;
+}
+
+/* Whether a walk would read what it did then. */
+static MT_ALWAYS_INLINE bool chain_holds(
+    const struct mt_stack *stack, const struct mt_stack_thread *thread, const struct mt_registers *registers, const struct mt_inner_chain *chain)
+{
+    const struct mt_stack_range *range = &thread->ranges[0];
+
+    if (chain->pc != registers->pc || chain->sp != registers->sp || (chain->bp_matters && chain->bp != registers->bp))
+        return false;
+    if (MT_UNLIKELY(chain->sp < range->low || chain->sp + chain->span_bytes > range->high ||
+                    range->generation != mt_load_relaxed(&stack->unmap_generation)))
+        return false;
+    return !(differ(chain->sp, &chain->first) | (MT_UNLIKELY(chain->groups > 1) ? differ(chain->sp, &chain->second) : 0));
+}
+
+const uint32_t *mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_count)
+{
+    uint64_t generation = (uint64_t)mt_load_relaxed(&stack->rule_generation) << 32 | mt_load_relaxed(&rules->ranges_known);
+    struct mt_inner_chain *chain = mt_inner_chain_at(rules, registers->pc, registers->sp);
+
+    if (MT_UNLIKELY(rules->generation != generation)) {
+        memset(rules->entries, 0, sizeof rules->entries);
+        memset(rules->chains, 0, sizeof rules->chains);
+        rules->generation = generation;
+    }
+    if (MT_UNLIKELY(!chain_holds(stack, thread, registers, chain)))
+        return walk_inner(stack, thread, registers, ranges, rules, chain, ret_count);
+    *ret_count = chain->count;
+    return chain->frames;
 }
 
 uintptr_t mt_stack_pc_at(

@@ -179,23 +179,57 @@ struct mt_inner_rule {
     uint64_t rule;
 };
 
+/*
+ * An inner stack that was met: from this pc and sp (and bp, where a frame is found by it) the walk read these words of the stack. While they are
+ * the same, so is what it finds. The first line of the processor's cache says all about a short one.
+ */
+#define MT_INNER_CHAIN_WORDS 8u
+struct mt_inner_chain {
+    _Alignas(64) uintptr_t pc; /* 0: none */
+    uintptr_t sp;
+    uint8_t count;  /* of frames */
+    uint8_t groups; /* of four words; what is not needed of the last repeats the first */
+    bool bp_matters;
+    uint16_t span_bytes; /* the words lie so near to sp */
+    struct mt_inner_words {
+        uint16_t offsets[4]; /* from sp, in bytes */
+        uintptr_t words[4];
+    } first;
+    uint32_t frames[MT_INNER_CHAIN_WORDS + 1]; /* innermost first */
+    struct mt_inner_words second;
+    uintptr_t bp;
+};
+static_assert(offsetof(struct mt_inner_chain, frames) == 64, "a short chain is one line of the cache");
+#define MT_INNER_CHAIN_BITS 9
+
+/* Of a longer one the frames alone are kept, and the last one only. */
+#define MT_INNER_MAX 24u
+
 /* What mt_stack_inner() remembers for one thread and its ranges; zero at start. The caller counts ranges_known up when there is a new range. */
 struct mt_inner_rules {
     uint64_t generation;
     uint32_t ranges_known;
+    uint32_t walks; /* what mt_stack_inner() returned before is only the same if this is, too */
+    uint32_t last[MT_INNER_MAX]; /* innermost first */
     struct mt_inner_rule entries[1u << MT_INNER_RULE_BITS];
+    struct mt_inner_chain chains[1u << MT_INNER_CHAIN_BITS];
 };
+
+static MT_ALWAYS_INLINE struct mt_inner_chain *mt_inner_chain_at(struct mt_inner_rules *rules, uintptr_t pc, uintptr_t sp)
+{
+    return &rules->chains[((pc * 5 ^ sp >> 4) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_INNER_CHAIN_BITS)];
+}
 
 /* The pc of the frame that the stack address lies in, at most 64 frames out. 0: none. */
 uintptr_t mt_stack_pc_at(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
     uintptr_t address);
 
 /*
- * The frames, innermost first, up to the first one with a pc in one of the ranges (the last one is empty), at most `capacity`. Returns how many; 0: there is none so near, or a frame on
- * the way is not a plain one.
+ * The frames, innermost first, up to the first one with a pc in one of the ranges (the last one is empty), at most MT_INNER_MAX. NULL: there is none so near,
+ * or a frame on the way is not a plain one. What is returned stays as it is until the next call.
  */
-size_t mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_frames, size_t capacity);
+const uint32_t *mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_count);
 
 /* The node (parent, frame), added if new; 0: no memory (counted). For stacks that come from elsewhere than a walk. */
 uint32_t mt_stack_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);
