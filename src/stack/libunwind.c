@@ -25,10 +25,14 @@ static bool near(uintptr_t address, uintptr_t base)
 }
 
 /* A crowded set forgets: better too little than the same twice. */
-static void note_window(struct mt_stack *stack, uintptr_t address)
+static void note_window(struct mt_unwind_target *target, uintptr_t address)
 {
+    struct mt_stack *stack = target->learns;
     uintptr_t window = address / MT_UNWIND_WINDOW_BYTES, key = window + 1;
 
+    if (!stack || key == target->last_window)
+        return;
+    target->last_window = key;
     for (unsigned i = 0; i < 4; i++) {
         uintptr_t *place = &stack->unwind_windows[(window + i) % MT_UNWIND_WINDOWS];
 
@@ -46,7 +50,7 @@ static void note_window(struct mt_stack *stack, uintptr_t address)
  * The entry of a search table, sorted pairs of offsets from the header, that a pc belongs to; NULL: it lies in front of all. libunwind would read each
  * word on the way by a call of access_mem().
  */
-static const int32_t *entry_of(const unsigned char *header, uint32_t count, uintptr_t pc, struct mt_stack *learns)
+static const int32_t *entry_of(const unsigned char *header, uint32_t count, uintptr_t pc, struct mt_unwind_target *target)
 {
     const int32_t *table = (const int32_t *)(header + 12);
     uint32_t low = 0;
@@ -56,8 +60,7 @@ static const int32_t *entry_of(const unsigned char *header, uint32_t count, uint
     for (uint32_t high = count; high - low > 1;) {
         uint32_t middle = low + (high - low) / 2;
 
-        if (learns)
-            note_window(learns, (uintptr_t)&table[2 * middle]);
+        note_window(target, (uintptr_t)&table[2 * middle]);
         if ((uintptr_t)(header + table[2 * middle]) <= pc)
             low = middle;
         else
@@ -84,7 +87,7 @@ static int find_proc_info(unw_addr_space_t space, unw_word_t ip, unw_proc_info_t
     if (header[0] != 1 || header[1] != 0x1b || header[2] != 0x03 || header[3] != 0x3b)
         return -UNW_ENOINFO;
     memcpy(&count, header + 8, sizeof count);
-    entry = entry_of(header, count, ip, target->learns);
+    entry = entry_of(header, count, ip, target);
     if (!entry)
         return -UNW_ENOINFO;
     mt_object_range(&object, &target->object_start, &target->object_end);
@@ -144,8 +147,7 @@ static int access_mem(unw_addr_space_t space, unw_word_t address, unw_word_t *va
     if (write)
         return -UNW_EINVAL;
     if (address >= target->object_start && address + sizeof *value <= target->object_end) {
-        if (target->learns)
-            note_window(target->learns, address);
+        note_window(target, address);
         memcpy(value, (const void *)address, sizeof *value);
         return 0;
     }

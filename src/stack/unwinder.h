@@ -19,6 +19,7 @@ struct mt_unwind_target {
     bool made_up;
     bool found; /* call frame information was there */
     struct mt_stack *learns; /* whose unwind_windows to keep; NULL: nobody's */
+    uintptr_t last_window; /* that was noted last */
     uint64_t registers[MT_UNWIND_REGISTERS];
     uintptr_t sp_base, bp_base; /* made-up stacks are around these */
     uintptr_t object_start, object_end;
