@@ -21,6 +21,7 @@
 #define CAPACITY_MAX (1u << 18)
 #define SEARCH 12u /* kept frames that are looked at for a frame's address */
 #define HITS_BYTES (sizeof(struct mt_python_hit) << MT_PYTHON_HIT_BITS)
+#define NEW_BYTES 4096u
 #define NO_LINE UINT32_MAX /* of a frame that is no part of the stack */
 
 static size_t bytes_of(size_t capacity)
@@ -109,7 +110,24 @@ static MT_ALWAYS_INLINE void put_hit(const struct mt_python_thread *thread, uint
 
     if (hits->key != key)
         hits[1] = hits[0];
-    *hits = (struct mt_python_hit){key, line, thread->hits_generation};
+    *hits = (struct mt_python_hit){key, line, thread->codes_freed};
+}
+
+#define FORGET_MAX 16u
+
+/* Whether what is known of an instruction is still true, though code objects have been freed since it was put there. */
+static MT_NOINLINE bool is_still_known(const struct mt_python_thread *thread, struct mt_python_hit *hit)
+{
+    uint32_t count = thread->codes_freed - hit->codes_freed;
+    uintptr_t instruction = (uintptr_t)(hit->key >> 1), start, end;
+
+    if (count > FORGET_MAX)
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (!mt_python_gone_code(hit->codes_freed + i, &start, &end) || instruction - start < end - start)
+            return false;
+    hit->codes_freed = thread->codes_freed;
+    return true;
 }
 
 /* A frame whose instruction was not met before, or not lately. */
@@ -133,14 +151,14 @@ static MT_ALWAYS_INLINE bool read_frame(enum mt_python_layout layout, struct mt_
     const char *previous = mt_python_previous(layout, frame);
     uintptr_t instruction = mt_python_instruction(layout, frame);
     bool entry = mt_python_is_entry(layout, frame, previous);
-    const struct mt_python_hit *hits = mt_python_hits_of(thread, instruction), *hit;
+    struct mt_python_hit *hit = mt_python_hits_of(thread, instruction);
     uint64_t key = (uint64_t)instruction << 1 | entry;
 
     ret->place = (struct mt_python_place){previous, instruction};
     ret->flag = mt_python_flag(layout, frame);
-    hit = hits + (hits[1].key == key);
+    hit += hit[1].key == key;
     ret->line = hit->line;
-    if (MT_LIKELY(hit->key == key && hit->generation == thread->hits_generation))
+    if (MT_LIKELY(hit->key == key) && (MT_LIKELY(hit->codes_freed == thread->codes_freed) || is_still_known(thread, hit)))
         return true;
     return read_new_frame(python, stack, thread, frame, entry, ret);
 }
@@ -152,31 +170,32 @@ static MT_ALWAYS_INLINE bool has_not_moved(enum mt_python_layout layout, const s
            (layout == MT_PYTHON_LAYOUT_3_12 || mt_python_flag(layout, frame) == thread->flags[at]);
 }
 
-/* This is most of what a capture does. */
-static MT_ALWAYS_INLINE bool holds(enum mt_python_layout layout, const struct mt_python_thread *thread, size_t at)
+/* Whether the frame whose place this is, its address being in the place behind, is what it was. This is most of what a capture does. */
+static MT_ALWAYS_INLINE bool holds(enum mt_python_layout layout, const struct mt_python_place *place, const uint8_t *flag)
 {
-    const struct mt_python_place *place = &thread->places[at];
     const char *frame = place[1].previous;
 
     if (layout == MT_PYTHON_LAYOUT_3_11)
         return MT_LIKELY(mt_pair_equal((const uint64_t *)(const void *)(frame + MT_PYTHON_PREVIOUS_3_11), (const uint64_t *)(const void *)place)) &&
-               MT_LIKELY((uint8_t)frame[MT_PYTHON_IS_ENTRY_3_11] == thread->flags[at]);
-    return MT_LIKELY(mt_python_previous(layout, frame) == place->previous) && MT_LIKELY(has_not_moved(layout, thread, at, frame));
+               MT_LIKELY((uint8_t)frame[MT_PYTHON_IS_ENTRY_3_11] == *flag);
+    return MT_LIKELY(mt_python_previous(layout, frame) == place->previous) &&
+           MT_LIKELY(mt_python_instruction(layout, frame) == place->instruction) &&
+           (layout == MT_PYTHON_LAYOUT_3_12 || mt_python_flag(layout, frame) == *flag);
 }
 
 /* Follows the kept frames outwards from the one below `at`. Returns where that ends; 0: all hold. */
 static MT_ALWAYS_INLINE size_t verify(enum mt_python_layout layout, const struct mt_python_thread *thread, size_t at)
 {
-    for (; at >= 4; at -= 4) {
-#pragma GCC unroll 4
-        for (size_t i = 0; i < 4; i++)
-            if (!holds(layout, thread, at - i - 1))
-                return at - i;
-    }
-    for (; at > 0; at--)
-        if (!holds(layout, thread, at - 1))
-            return at;
-    return 0;
+    const struct mt_python_place *place = thread->places + at, *end = thread->places;
+    const uint8_t *flag = thread->flags + at;
+
+    for (; place - end >= 4; place -= 4, flag -= 4)
+        if (!holds(layout, place - 1, flag - 1) || !holds(layout, place - 2, flag - 2) || !holds(layout, place - 3, flag - 3) ||
+            !holds(layout, place - 4, flag - 4))
+            break; /* which one, is found out below */
+    for (; place != end && holds(layout, place - 1, flag - 1); place--, flag--)
+        ;
+    return (size_t)(place - end);
 }
 
 /* How many kept frames there are up to the one at this address; 0: it is not among the innermost. */
@@ -184,6 +203,9 @@ static MT_ALWAYS_INLINE size_t meet(const struct mt_python_place *places, size_t
 {
     size_t last = kept > SEARCH ? kept - SEARCH : 0;
 
+    /* Frames mostly lie one behind the other: a little behind the innermost one is a new one. Were it not, the next would be met. */
+    if (kept && (uintptr_t)frame - (uintptr_t)places[kept].previous - 1 < NEW_BYTES)
+        return 0;
     for (size_t i = kept; i > last; i--)
         if (places[i].previous == frame)
             return i;
@@ -220,37 +242,22 @@ static MT_ALWAYS_INLINE bool replace_inner(
     return depth != keep || depth != before || was_unsure;
 }
 
-#define FORGET_MAX 8u
-
 /*
- * Code objects were freed since the thread's last capture: forgets what it knows of the instructions that lay in them. Of many all of it is forgotten, which is
- * cheaper. Returns how many of the kept frames remain.
+ * Code objects were freed since the thread's last capture: forgets the kept frames whose instructions lay in them. Returns how many of the kept frames
+ * remain. What is known of instructions is looked at when it is asked for.
  */
 static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t kept, uint32_t codes_freed)
 {
     uint32_t from = thread->codes_freed, count = codes_freed - from;
-    uintptr_t starts[FORGET_MAX], ends[FORGET_MAX], low = UINTPTR_MAX, high = 0;
+    uintptr_t start, end;
 
     thread->codes_freed = codes_freed;
     for (uint32_t i = 0; i < count; i++) {
-        if (count > FORGET_MAX || !mt_python_gone_code(from + i, &starts[i], &ends[i])) {
-            thread->hits_generation++;
+        if (count > FORGET_MAX || !mt_python_gone_code(from + i, &start, &end))
             return 0;
-        }
-        low = starts[i] < low ? starts[i] : low;
-        high = ends[i] > high ? ends[i] : high;
         for (size_t at = 0; at < kept; at++)
-            if (thread->places[at].instruction - starts[i] < ends[i] - starts[i])
+            if (thread->places[at].instruction - start < end - start)
                 kept = at;
-    }
-    for (size_t at = 0; thread->hits && at < (size_t)1 << MT_PYTHON_HIT_BITS; at++) {
-        uintptr_t instruction = thread->hits[at].key >> 1;
-
-        if (MT_LIKELY(instruction - low >= high - low)) /* nearly all lie elsewhere */
-            continue;
-        for (uint32_t i = 0; i < count; i++)
-            if (instruction - starts[i] < ends[i] - starts[i])
-                thread->hits[at].key = 0;
     }
     return kept;
 }
@@ -365,7 +372,8 @@ bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct 
     if (MT_UNLIKELY(!mt_load_relaxed(&python->settled)))
         settle(python);
     changed = capture(python, stack, thread, ret_change);
-    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_here.loop_searches) < MT_PYTHON_LOOP_SEARCHES) && thread->frame_count)
+    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_here.loop_searches) < MT_PYTHON_LOOP_SEARCHES) && thread->frame_count &&
+        mt_python_here.mode != MT_PYTHON_MODE_OBJECTS) /* of objects' stacks mt_python_inner() tells */
         mt_python_check_loop(stack, stack_thread, thread, caller);
     return changed;
 }

@@ -79,7 +79,7 @@ struct mt_python_state; /* states.c */
 struct mt_python_hit {
     uint64_t key; /* address << 1 | entry; 0: none */
     uint32_t line;
-    uint32_t generation; /* that of the thread's hits, or it is none */
+    uint32_t codes_freed; /* as of this: code objects that were freed later are to be looked at (freed.c) */
 };
 #define MT_PYTHON_HIT_BITS 13
 
@@ -97,8 +97,7 @@ struct mt_python_thread {
     struct mt_python_hit *hits; /* NULL: no memory */
     size_t count, capacity; /* of kept frames */
     uint32_t frame_count;
-    uint32_t codes_freed; /* mt_python_codes_freed as of the states and the hits */
-    uint32_t hits_generation;
+    uint32_t codes_freed; /* mt_python_codes_freed as of the kept frames */
     uint32_t inner_count;
     uint32_t inner[MT_INNER_MAX]; /* the inner stack that the reader has, outermost first */
     const uint32_t *inner_from;   /* where that was */
