@@ -10,6 +10,9 @@
 /* Captures the caller's Python stack and, if it is another one than the ring's last, tells of it, in front of the event's own record (python.c). */
 void mt_emit_python_stack(struct mt_thread *thread, const struct mt_registers *caller);
 
+/* Walks the inner stack of one of Python's objects and tells it, in front of the event's own record (python.c). Its number; MT_PYTHON_INNER_NONE: take the whole stack. */
+uint32_t mt_emit_inner_stack(struct mt_thread *thread, const struct mt_registers *caller);
+
 /* A handler on top of another scope may find Python's structures half changed: there is no Python stack then, nor in any ring for handlers. */
 static MT_ALWAYS_INLINE struct mt_stack_change mt_capture(const struct mt_scope *scope, const struct mt_registers *caller)
 {

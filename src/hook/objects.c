@@ -10,14 +10,16 @@
 #include "hook/emit.h"
 #include "hook/hook.h"
 
-/* The inner stack's change, with Python's already told. False: there is no such stack here. */
-static MT_ALWAYS_INLINE bool capture_inner(
-    const struct mt_scope *scope, const struct mt_registers *caller, struct mt_stack_change *ret_change)
+/* The number of the inner stack, with Python's already told. MT_PYTHON_INNER_NONE: there is no such stack here. */
+static MT_ALWAYS_INLINE uint32_t capture_inner(const struct mt_scope *scope, const struct mt_registers *caller)
 {
+    uint32_t number;
+
     if (MT_UNLIKELY(mt_gate_depth(scope->gate) || mt_state.stack.verify))
-        return false;
+        return MT_PYTHON_INNER_NONE;
     mt_emit_python_stack(scope->thread, caller);
-    return MT_LIKELY(mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, caller, ret_change));
+    number = mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, caller);
+    return MT_LIKELY(number != MT_PYTHON_INNER_NONE) ? number : mt_emit_inner_stack(scope->thread, caller);
 }
 
 static MT_COLD void record_whole(const struct mt_scope *scope, const void *p, size_t size_bytes, const struct mt_registers *caller)
@@ -29,19 +31,19 @@ static MT_COLD void record_whole(const struct mt_scope *scope, const void *p, si
 
 static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const struct mt_registers *caller)
 {
-    struct mt_stack_change change;
     struct mt_scope scope;
+    uint32_t inner;
 
     if (!mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        if (MT_UNLIKELY(size_bytes > UINT32_MAX || !capture_inner(&scope, caller, &change))) {
+        if (MT_UNLIKELY(size_bytes > UINT32_MAX || (inner = capture_inner(&scope, caller)) == MT_PYTHON_INNER_NONE)) {
             record_whole(&scope, p, size_bytes, caller);
-        } else if (mt_reserve(scope.thread, 2 + mt_change_words(&change))) {
+        } else if (mt_reserve(scope.thread, 2)) {
             uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_ALLOC, (uintptr_t)p);
 
-            *mt_word_at(scope.thread, at++) = (uint64_t)size_bytes << 32 | change.keep << 16 | change.push;
-            mt_publish(scope.thread, mt_put_frames(scope.thread, at, scope.thread->python.inner, &change));
+            *mt_word_at(scope.thread, at++) = (uint64_t)size_bytes << 32 | inner;
+            mt_publish(scope.thread, at);
         } else {
             mt_python_forget(&scope.thread->python);
         }
@@ -63,8 +65,8 @@ static MT_ALWAYS_INLINE void record_gone(enum mt_record_type type, const void *p
 /* The end of a realloc, even while recording is paused. p NULL: it failed, and the old block is what it was. */
 static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const struct mt_registers *caller)
 {
-    struct mt_stack_change change = {0, 0};
     struct mt_scope scope;
+    uint32_t inner;
     bool whole;
 
     if (!p) {
@@ -73,15 +75,14 @@ static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const s
     }
     if (!mt_scope_open(&scope))
         return;
-    whole = !capture_inner(&scope, caller, &change);
-    if (whole) /* the old block ends; the new one begins on its own */
-        change = (struct mt_stack_change){scope.thread->python.inner_count, 0};
-    if (mt_reserve(scope.thread, 3 + mt_change_words(&change))) {
+    inner = capture_inner(&scope, caller);
+    whole = inner == MT_PYTHON_INNER_NONE; /* the old block ends; the new one begins on its own */
+    if (mt_reserve(scope.thread, 3)) {
         uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_REALLOC_END, whole ? 0 : (uintptr_t)p);
 
         *mt_word_at(scope.thread, at++) = whole ? 0 : size_bytes;
-        *mt_word_at(scope.thread, at++) = (uint64_t)change.keep << 32 | change.push;
-        mt_publish(scope.thread, mt_put_frames(scope.thread, at, scope.thread->python.inner, &change));
+        *mt_word_at(scope.thread, at++) = whole ? 0 : inner;
+        mt_publish(scope.thread, at);
     } else {
         mt_python_forget(&scope.thread->python);
     }
@@ -96,10 +97,7 @@ static MT_ALWAYS_INLINE void expect_capture(uintptr_t pc, uintptr_t sp)
     struct mt_thread *thread = mt_tls.thread;
 
     if (MT_LIKELY(thread)) {
-        const struct mt_inner_chain *chain = mt_inner_chain_at(&thread->python.rules, pc, sp);
-
-        mt_prefetch(chain);
-        mt_prefetch(&chain->frames[0]);
+        mt_prefetch(mt_inner_chain_at(&thread->python.rules, pc, sp));
     }
 }
 #define EXPECT_CAPTURE() expect_capture(MT_CALLER_PC(), MT_CALLER_SP())

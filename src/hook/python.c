@@ -51,6 +51,29 @@ void mt_python_start(void)
     mt_stack_on_object = look;
 }
 
+uint32_t mt_emit_inner_stack(struct mt_thread *thread, const struct mt_registers *caller)
+{
+    uint32_t number, count = mt_python_walk_inner(&mt_state.stack, &thread->stack, &thread->python, caller, &number);
+    const uint32_t *frames = thread->python.rules.frames;
+    uint64_t at;
+
+    if (MT_UNLIKELY(!count))
+        return MT_PYTHON_INNER_NONE;
+    if (!mt_reserve(thread, 2 + (count + 1) / 2)) {
+        mt_python_forget(&thread->python);
+        return number;
+    }
+    at = thread->position;
+    *mt_word_at(thread, at++) = (uint64_t)number << MT_RECORD_OPERAND_SHIFT | MT_RECORD_INNER_STACK;
+    *mt_word_at(thread, at++) = count;
+    for (; count > 1; count -= 2)
+        *mt_word_at(thread, at++) = frames[count - 1] | (uint64_t)frames[count - 2] << 32;
+    if (count)
+        *mt_word_at(thread, at++) = frames[0];
+    thread->position = at;
+    return number;
+}
+
 /*
  * Of no stamp, since it is no event; and not published, but with the event that follows in the same scope, which saves as much as half of
  * the time that this takes.

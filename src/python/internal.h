@@ -41,7 +41,7 @@ struct mt_python_interpreter {
     void (*set_allocator)(int domain, struct mt_python_allocator *allocator);
     const struct mt_python_allocator *wrapper;
     struct mt_code_range loop[MT_PYTHON_LOOP_PARTS + 1]; /* the interpreter's loop (loop.c); the last is empty */
-    uint32_t loop_searches, loop_parts; /* parts found later */
+    uint32_t loop_searches;
     uint32_t version; /* PY_VERSION_HEX; 0: older than 3.11 */
     bool known;       /* offsets are good */
     bool late;        /* it came by a dlopen, and may go again */

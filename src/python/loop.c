@@ -90,7 +90,7 @@ bool MT_COLD mt_python_find_loop(struct mt_stack *stack, struct mt_stack_thread 
         mt_store_release(&here->loop[i].end, part.end);
         stack->writer->header->python_loop[i][0] = part.start;
         mt_store_release(&stack->writer->header->python_loop[i][1], (uint64_t)part.end);
-        mt_fetch_add_acq_rel(&here->loop_parts, 1u);
+        mt_fetch_add_acq_rel(&stack->rule_generation, 1u); /* what is known of inner stacks is made anew */
         found = true;
     }
     mt_lock_release(stack->lock);
@@ -108,10 +108,9 @@ void MT_COLD mt_python_find_loop_if_new(struct mt_stack *stack, struct mt_stack_
 void MT_COLD mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
     const struct mt_registers *caller)
 {
-    uint32_t count;
+    const struct mt_inner_chain *chain;
 
     mt_fetch_add_relaxed(&mt_python_here.loop_searches, 1u);
-    thread->rules.ranges_known = mt_load_acquire(&mt_python_here.loop_parts);
-    if (!mt_stack_inner(stack, stack_thread, caller, mt_python_here.loop, &thread->rules, &count))
+    if (!mt_stack_walk_inner(stack, stack_thread, caller, mt_python_here.loop, &thread->rules, &chain))
         mt_python_find_loop(stack, stack_thread, thread, caller);
 }

@@ -33,6 +33,7 @@
 
 #include "base/base.h"
 #include "stack/stack.h"
+#include "wire/record.h"
 
 enum mt_python_mode { /* MEMTRACE_PYTHON */
     MT_PYTHON_MODE_OBJECTS = 0, /* also `auto` */
@@ -98,11 +99,7 @@ struct mt_python_thread {
     size_t count, capacity; /* of kept frames */
     uint32_t frame_count;
     uint32_t codes_freed; /* mt_python_codes_freed as of the kept frames */
-    uint32_t inner_count;
-    uint32_t inner[MT_INNER_MAX]; /* the inner stack that the reader has, outermost first */
-    const uint32_t *inner_from;   /* where that was */
-    uint32_t inner_walks;         /* the rules' count then */
-    struct mt_inner_rules rules;
+    struct mt_inner_rules rules; /* the number of an inner stack is its chain's */
     bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
 };
 
@@ -160,18 +157,34 @@ bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct 
     struct mt_python_thread *thread, const struct mt_registers *caller, struct mt_stack_change *ret_change);
 
 /*
- * The native part of an object's stack, after mt_python_capture(): what lies inside of the innermost Python frame. Programs make so many objects that the
- * rest, which Python's frames tell in their way, would cost more than it says. The change is one of thread->inner, to be sent likewise. False: take the whole stack.
+ * The number of the native part of an object's stack, after mt_python_capture(): of what lies inside of the innermost Python frame. Programs make so many objects
+ * that the rest, which Python's frames tell in their way, would cost more than it says. MT_PYTHON_INNER_NONE: it must be walked.
  */
-bool mt_python_inner(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
-    const struct mt_registers *caller, struct mt_stack_change *ret_change);
+#define MT_PYTHON_INNER_OTHER (1u << MT_INNER_CHAIN_BITS) /* the number of those that are not kept */
+#define MT_PYTHON_INNER_NONE UINT32_MAX
+static_assert(MT_PYTHON_INNER_OTHER < MT_RECORD_INNER_STACKS, "a number");
+static MT_ALWAYS_INLINE uint32_t mt_python_inner(
+    const struct mt_stack *stack, const struct mt_stack_thread *stack_thread, struct mt_python_thread *thread, const struct mt_registers *caller)
+{
+    const struct mt_inner_chain *chain = mt_stack_inner(stack, stack_thread, &thread->rules, caller);
+
+    return MT_LIKELY(chain && thread->frame_count) ? (uint32_t)(chain - thread->rules.chains) : MT_PYTHON_INNER_NONE;
+}
+
+/*
+ * Walks it: how many frames there are, in thread->rules.frames, innermost first, and the number that this stack has from now on. The caller tells them, or calls
+ * mt_python_forget(). 0: take the whole stack.
+ */
+uint32_t mt_python_walk_inner(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
+    const struct mt_registers *caller, uint32_t *ret_number);
 
 /* The next changes will be whole stacks. */
 static inline void mt_python_forget(struct mt_python_thread *thread)
 {
     thread->count = 0;
-    thread->frame_count = thread->inner_count = 0;
+    thread->frame_count = 0;
     thread->unsure = true;
+    mt_inner_forget(&thread->rules);
 }
 
 #endif

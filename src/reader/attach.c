@@ -88,6 +88,7 @@ void detach_segment(struct target *target)
         free(target->rings[i]->buffer);
         for (unsigned k = 0; k < RING_STACKS; k++)
             stacks_finish(&target->rings[i]->stacks[k]);
+        free(target->rings[i]->inner);
         free(target->rings[i]);
     }
     free(target->rings);

@@ -76,6 +76,7 @@ bool decode_record(const uint64_t *words, uint32_t length, struct decoded *d)
         event->stamp = *fixed++;
     n = layouts[event->type].words;
     d->frames = NULL;
+    d->number = 0;
     switch (layouts[event->type].shape) {
     case SHAPE_A:
         event->size = fixed[0] >> 32;
@@ -101,10 +102,20 @@ bool decode_record(const uint64_t *words, uint32_t length, struct decoded *d)
     case MT_RECORD_ALLOC_LARGE:
         event->size = fixed[0];
         return event->address != 0;
+    case MT_RECORD_OBJECT_ALLOC:
+        event->size = fixed[0] >> 32;
+        d->number = (uint32_t)fixed[0];
+        return event->address != 0 && d->number < MT_RECORD_INNER_STACKS;
     case MT_RECORD_REALLOC_END:
-    case MT_RECORD_OBJECT_REALLOC_END:
         event->size = fixed[0];
         return event->address != 0 || event->size == 0;
+    case MT_RECORD_OBJECT_REALLOC_END:
+        event->size = fixed[0];
+        d->number = (uint32_t)fixed[1];
+        return (event->address != 0 || event->size == 0) && fixed[1] < MT_RECORD_INNER_STACKS;
+    case MT_RECORD_INNER_STACK:
+        d->number = (uint32_t)event->address;
+        return event->address < MT_RECORD_INNER_STACKS && !d->keep;
     case MT_RECORD_MAP:
     case MT_RECORD_REMAP_END:
     case MT_RECORD_HEAP_ALLOC:

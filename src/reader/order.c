@@ -5,7 +5,7 @@
  * Records are copied out of the ring before they are decoded, so that what was checked is what is used, and so that room is given
  * back early.
  */
-#include "reader/python.h"
+#include "reader/batch.h"
 
 #include <linux/futex.h>
 #include <stdlib.h>
@@ -14,28 +14,6 @@
 #include <unistd.h>
 
 #define STAMP_MAX (UINT64_MAX >> 8) /* a target could claim any: differences and sums must not overflow */
-
-struct drain {
-    struct reader *reader;
-    struct target *target;
-    uint64_t horizon; /* records up to this stamp, inclusive, are in order */
-    uint64_t now_stamp; /* for segments whose stamps are not times */
-    bool stamps_are_times;
-    size_t applied, budget;
-    struct mt_event events[BATCH_EVENTS];
-    size_t event_count;
-    struct stack_change changes[BATCH_CHANGES];
-    size_t change_count;
-    struct pair {
-        uint64_t hash;
-        uint32_t native, python, event;
-    } pairs[BATCH_EVENTS];
-    size_t pair_count;
-    uint32_t frames[BATCH_FRAMES];
-    size_t frame_count;
-    struct ring **heap; /* rings with a record at hand, least stamp first */
-    size_t heap_count;
-};
 
 static void give_back(struct ring *ring)
 {
@@ -91,7 +69,9 @@ static MT_ALWAYS_INLINE uint32_t length_of(const uint64_t *words, uint64_t left)
     stamped = !!(words[0] & MT_RECORD_STAMPED);
     if (type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_FREE)
         return 1 + stamped;
-    if (type == MT_RECORD_ALLOC || type == MT_RECORD_OBJECT_ALLOC)
+    if (type == MT_RECORD_OBJECT_ALLOC)
+        return 2 + stamped;
+    if (type == MT_RECORD_ALLOC)
         push = words[1 + stamped] & UINT16_MAX;
     else if (type == MT_RECORD_PYTHON_STACK)
         push = (uint32_t)words[1 + stamped];
@@ -142,111 +122,12 @@ static MT_ALWAYS_INLINE bool next_record(struct drain *d, struct ring *ring)
     return true;
 }
 
-enum { NODE_AHEAD = 6 }; /* changes between asking for a node and comparing its frames */
-
-static void found_node(struct drain *d, uint32_t event, uint32_t node)
-{
-    d->events[event].node = node;
-    mt_live_prefetch_node(d->target->live, d->events[event].type, node);
-}
-
-/* Callsites with a Python stack, too: the same two steps as for their stacks. */
-static void flush_pairs(struct drain *d)
-{
-    struct tables *tables = &d->target->tables;
-
-    for (size_t i = 0; i < d->pair_count; i++) {
-        const struct pair *pair = &d->pairs[i];
-
-        if (i + NODE_AHEAD < d->pair_count)
-            stacks_prefetch(tables, pair[NODE_AHEAD].hash);
-        found_node(d, pair->event, stacks_pair(tables, pair->hash, pair->native, pair->python));
-    }
-    d->pair_count = 0;
-}
-
-static void flush_events(struct drain *d)
-{
-    struct tables *tables = &d->target->tables;
-
-    for (size_t i = 0; i < d->change_count; i++) {
-        const struct stack_change *change = &d->changes[i];
-        uint32_t node;
-
-        if (i + NODE_AHEAD < d->change_count)
-            stacks_prefetch(tables, change[NODE_AHEAD].hash);
-        node = stacks_resolve(tables, change->stack, change, d->frames + change->frames);
-        if (MT_UNLIKELY(change->python)) {
-            change->ring->python_node = node;
-        } else if (MT_LIKELY(change->event < BATCH_EVENTS)) {
-            uint32_t python = change->ring->python_node;
-
-            if (MT_LIKELY(!python)) {
-                found_node(d, change->event, node);
-                continue;
-            }
-            d->pairs[d->pair_count++] = (struct pair){stacks_pair_hash(change->hash, python), node, python, change->event};
-            mt_prefetch(&tables->slots[d->pairs[d->pair_count - 1].hash & tables->slot_mask]);
-        }
-    }
-    flush_pairs(d);
-    mt_live_apply(d->target->live, d->events, d->event_count);
-    d->event_count = d->change_count = d->frame_count = 0;
-}
-
-static MT_ALWAYS_INLINE uint32_t alike(struct target *target, uint32_t frame)
-{
-    const struct tables *t = &target->tables;
-
-    if (MT_UNLIKELY(frame >= t->alike_count) && (python_alike_update(target) < 0 || frame >= t->alike_count))
-        return frame;
-    return t->alike[frame];
-}
-
-/* The record's change to its ring's stack; the node is found when the batch is applied. */
-static MT_ALWAYS_INLINE void change_stack(struct drain *d, struct ring *ring, enum ring_stack_kind kind, uint32_t keep, uint32_t push,
-    const uint64_t *words, bool has_event)
-{
-    struct stack_change *change;
-    uint64_t frame_capacity = d->target->layout.frame_capacity;
-    uint32_t *frames;
-    int err;
-
-    if (MT_UNLIKELY(d->frame_count + push > BATCH_FRAMES || d->change_count == BATCH_CHANGES))
-        flush_events(d);
-    frames = d->frames + d->frame_count;
-    for (uint32_t i = 0; i < push; i++) {
-        frames[i] = (uint32_t)(words[i / 2] >> (i % 2 * 32));
-        if (MT_UNLIKELY(frames[i] >= frame_capacity)) {
-            frames[i] = 0;
-            d->target->lost_decode++;
-        }
-        if (kind != STACK_NATIVE)
-            frames[i] = alike(d->target, frames[i]);
-    }
-    change = &d->changes[d->change_count];
-    *change = (struct stack_change){.stack = &ring->stacks[kind],
-        .ring = ring,
-        .python = kind == STACK_PYTHON,
-        .keep = keep,
-        .push = push,
-        .frames = (uint32_t)d->frame_count,
-        .event = has_event ? (uint32_t)d->event_count : BATCH_EVENTS};
-    err = stacks_change(&d->target->tables, &ring->stacks[kind], change, frames);
-    if (MT_UNLIKELY(err < 0)) {
-        d->target->lost_decode++; /* the event has the empty stack */
-        return;
-    }
-    d->frame_count += push;
-    d->change_count++;
-}
-
 static void apply_special(struct drain *d, struct ring *ring, struct decoded *record)
 {
     struct target *target = d->target;
     uint32_t type = record->event.type;
 
-    flush_events(d);
+    batch_flush(d);
     switch (type) {
     case MT_RECORD_HEAP_CREATE:
         mt_live_heap_create(target->live, record->event.address, record->text, record->text_bytes);
@@ -279,20 +160,17 @@ static void apply_special(struct drain *d, struct ring *ring, struct decoded *re
 
 static enum ring_stack_kind stack_of(uint32_t type)
 {
-    switch (type) {
-    case MT_RECORD_PYTHON_STACK:
-        return STACK_PYTHON;
-    case MT_RECORD_OBJECT_ALLOC:
-    case MT_RECORD_OBJECT_REALLOC_END:
-        return STACK_INNER;
-    default:
-        return STACK_NATIVE;
-    }
+    return type == MT_RECORD_PYTHON_STACK ? STACK_PYTHON : type == MT_RECORD_INNER_STACK ? STACK_INNER : STACK_NATIVE;
 }
 
 static bool is_plain(uint32_t type)
 {
     return (type >= MT_RECORD_ALLOC && type <= MT_RECORD_HEAP_FREE);
+}
+
+static bool is_no_event(uint32_t type)
+{
+    return type == MT_RECORD_STACK || type == MT_RECORD_PYTHON_STACK || type == MT_RECORD_INNER_STACK || type == MT_RECORD_TIME;
 }
 
 /* Records that are rarer than blocks coming and going. */
@@ -302,17 +180,22 @@ static MT_NOINLINE void take_other(struct drain *d, struct ring *ring, uint64_t 
     bool understood = decode_record(ring->buffer + ring->at, ring->record_words, &record), plain;
 
     plain = understood && is_plain(record.event.type);
-    if (record.frames)
-        change_stack(d, ring, stack_of(record.event.type), record.keep, record.push, record.frames, plain);
     if (MT_UNLIKELY(!understood)) {
         d->target->lost_decode++;
-        return;
+        if (!record.frames || record.event.type == MT_RECORD_INNER_STACK)
+            return; /* else the change is good, whatever the event is */
     }
+    if (record.event.type == MT_RECORD_OBJECT_REALLOC_END)
+        use_inner(d, ring, record.number);
+    else if (record.frames && (record.event.type != MT_RECORD_INNER_STACK || ring->inner || batch_make_inner(d, ring)))
+        change_stack(d, ring, stack_of(record.event.type), record.number, record.keep, record.push, record.frames, plain);
+    if (MT_UNLIKELY(!understood))
+        return;
     record.event.thread = ring->thread;
     record.event.stamp = stamp;
     if (plain)
         d->events[d->event_count++] = record.event;
-    else if (record.event.type != MT_RECORD_STACK && record.event.type != MT_RECORD_PYTHON_STACK && record.event.type != MT_RECORD_TIME)
+    else if (!is_no_event(record.event.type))
         apply_special(d, ring, &record);
 }
 
@@ -343,8 +226,10 @@ static MT_ALWAYS_INLINE void take_record(struct drain *d, struct ring *ring)
             const uint64_t *fixed = words + 1 + !!(words[0] & MT_RECORD_STAMPED);
 
             what = *fixed;
-            change_stack(d, ring, type == MT_RECORD_ALLOC ? STACK_NATIVE : STACK_INNER, (uint32_t)(what >> 16) & UINT16_MAX,
-                (uint32_t)what & UINT16_MAX, fixed + 1, true);
+            if (type == MT_RECORD_OBJECT_ALLOC)
+                use_inner(d, ring, (uint32_t)what);
+            else
+                change_stack(d, ring, STACK_NATIVE, 0, (uint32_t)(what >> 16) & UINT16_MAX, (uint32_t)what & UINT16_MAX, fixed + 1, true);
         }
         event = &d->events[d->event_count++];
         event->stamp = stamp;
@@ -357,12 +242,12 @@ static MT_ALWAYS_INLINE void take_record(struct drain *d, struct ring *ring)
     } else if (MT_LIKELY(type == MT_RECORD_PYTHON_STACK)) {
         const uint64_t *change = words + 1 + !!(words[0] & MT_RECORD_STAMPED);
 
-        change_stack(d, ring, STACK_PYTHON, (uint32_t)(*change >> 32), (uint32_t)*change, change + 1, false);
+        change_stack(d, ring, STACK_PYTHON, 0, (uint32_t)(*change >> 32), (uint32_t)*change, change + 1, false);
     } else {
         take_other(d, ring, stamp);
     }
     if (MT_UNLIKELY(d->event_count == BATCH_EVENTS))
-        flush_events(d);
+        batch_flush(d);
     ring->newest = ring->record_stamp;
     ring->at += ring->record_words;
     ring->record_words = 0;
@@ -510,7 +395,7 @@ size_t order_drain(struct reader *reader, struct target *target, size_t budget)
             ring_is_empty(&d, ring);
     }
     merge(&d);
-    flush_events(&d);
+    batch_flush(&d);
     if (d.heap != few)
         free(d.heap);
     return d.applied;

@@ -18,8 +18,6 @@ enum {
     NODES_MAX = 1 << 28,
 };
 
-#define EMPTY_HASH UINT64_C(0x243f6a8885a308d3)
-
 static MT_ALWAYS_INLINE uint64_t mix(uint64_t hash, uint32_t frame)
 {
     hash = (hash + frame + 1) * UINT64_C(0x9e3779b97f4a7c15);

@@ -6,6 +6,7 @@
  *   attach.c   segment -> validated layout          order.c    rings -> records in true order
  *   horizon.c  up to where order is certain
  *   decode.c   words -> typed events                stacks.c   changes of stacks -> nodes
+ *   batch.c    decoded records, many at a time, with their stacks -> live
  *   life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
@@ -55,16 +56,25 @@ struct ring_stack {
     uint32_t depth, capacity;
 };
 
-enum ring_stack_kind { STACK_NATIVE, STACK_PYTHON, STACK_INNER, RING_STACKS };
+enum ring_stack_kind { STACK_NATIVE, STACK_PYTHON, STACK_INNER /* what INNER_STACK tells, from nothing each time */, RING_STACKS };
+
+#define EMPTY_HASH UINT64_C(0x243f6a8885a308d3) /* of the empty stack */
+
+struct inner_stack { /* by its number; as of the change resolved last */
+    uint64_t hash;
+    uint32_t node;
+};
+
 
 struct stack_change {
-    struct ring_stack *stack;
+    struct ring_stack *stack; /* NULL: no change: the event has the inner stack of this number */
     struct ring *ring;
     uint64_t base_hash, hash;
     uint32_t keep, push;
     uint32_t frames; /* index of the first in drain.frames */
     uint32_t event;  /* whose stack it is; BATCH_EVENTS: none's */
-    bool python;     /* of the ring's Python stack */
+    uint32_t number; /* of an inner stack */
+    enum ring_stack_kind kind;
 };
 
 struct ring {
@@ -82,6 +92,7 @@ struct ring {
     uint64_t record_stamp; /* its place in the order */
     struct ring_stack stacks[RING_STACKS];
     uint32_t python_node;  /* as of the change resolved last */
+    struct inner_stack *inner; /* MT_RECORD_INNER_STACKS of them; NULL: none was told */
     uint32_t thread;       /* in live/ */
     bool busy;             /* as of this round: a record is in flight */
     bool bad;              /* header cannot be believed: never read */
@@ -318,7 +329,7 @@ uint64_t horizon_find(struct target *target);
 struct decoded {
     struct mt_event event;
     bool stamped; /* else event.stamp is 0 */
-    uint32_t keep, push;
+    uint32_t keep, push, number; /* number: of an inner stack */
     const uint64_t *frames; /* of a change, two to a word, in the buffer; NULL: no change */
     const char *text;       /* in the buffer */
     uint32_t text_bytes;

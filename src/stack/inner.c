@@ -93,7 +93,7 @@ static MT_ALWAYS_INLINE void note_step(struct reading *reading, mt_rule rule, co
 }
 
 /* The chain is good from here on. */
-static void keep_chain(struct reading *reading, const struct mt_registers *registers, const uint32_t *frames, uint32_t count)
+static void keep_chain(struct reading *reading, const struct mt_registers *registers)
 {
     struct mt_inner_chain *c = reading->chain;
     unsigned words = reading->words;
@@ -102,24 +102,27 @@ static void keep_chain(struct reading *reading, const struct mt_registers *regis
         note_word(reading, (const uintptr_t *)(reading->sp + c->first.offsets[0]));
     c->sp = registers->sp;
     c->bp = registers->bp;
-    c->count = (uint8_t)count;
     c->groups = (uint8_t)(words / 4);
     c->bp_matters = reading->bp_matters;
     c->span_bytes = (uint16_t)reading->span_bytes;
-    for (uint32_t i = 0; i < count; i++)
-        c->frames[i] = frames[i];
     mt_compiler_fence();
     mt_store_relaxed(&c->pc, registers->pc);
 }
 
-/* Frame by frame. In between the chain is none: a signal handler may leave by longjmp. */
-static MT_NOINLINE const uint32_t *walk_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, struct mt_inner_chain *chain, uint32_t *ret_count)
+uint32_t mt_stack_walk_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, const struct mt_inner_chain **ret_chain)
 {
+    struct mt_inner_chain *chain = mt_inner_chain_at(rules, registers->pc, registers->sp);
     struct reading reading = {.chain = chain, .sp = registers->sp};
     struct mt_registers r = *registers;
+    uint32_t generation = mt_load_relaxed(&stack->rule_generation) + 1;
 
-    rules->walks++;
+    if (MT_UNLIKELY(rules->generation != generation)) {
+        memset(rules->entries, 0, sizeof rules->entries);
+        memset(rules->chains, 0, sizeof rules->chains);
+        rules->generation = generation;
+    }
+    /* In between the chain is none: a signal handler may leave by longjmp. */
     mt_store_relaxed(&chain->pc, (uintptr_t)0);
     mt_compiler_fence();
     for (uint32_t count = 0; count < MT_INNER_MAX;) {
@@ -127,58 +130,20 @@ static MT_NOINLINE const uint32_t *walk_inner(struct mt_stack *stack, struct mt_
 
         if (MT_UNLIKELY((entry->key ^ (uint64_t)r.pc << 1) > 1))
             learn(stack, ranges, r.pc, entry);
-        rules->last[count++] = mt_rule_frame(entry->rule);
+        rules->frames[count++] = mt_rule_frame(entry->rule);
         if (entry->key & 1) {
-            if (reading.words && reading.words <= MT_INNER_CHAIN_WORDS && reading.span_bytes <= UINT16_MAX)
-                keep_chain(&reading, registers, rules->last, count);
-            *ret_count = count;
-            return rules->last;
+            bool fits = reading.words && reading.words <= MT_INNER_CHAIN_WORDS && reading.span_bytes <= UINT16_MAX;
+
+            if (fits)
+                keep_chain(&reading, registers);
+            *ret_chain = fits ? chain : NULL;
+            return count;
         }
         if (!step(stack, thread, entry->rule, &r))
-            return NULL;
+            return 0;
         note_step(&reading, entry->rule, &r);
     }
-    return NULL;
-}
-
-static MT_ALWAYS_INLINE uintptr_t differ(uintptr_t sp, const struct mt_inner_words *w)
-{
-    uintptr_t differs = 0;
-
-    for (unsigned i = 0; i < 4; i++)
-        differs |= *(const uintptr_t *)(sp + w->offsets[i]) ^ w->words[i];
-    return differs;
-}
-
-/* Whether a walk would read what it did then. */
-static MT_ALWAYS_INLINE bool chain_holds(
-    const struct mt_stack *stack, const struct mt_stack_thread *thread, const struct mt_registers *registers, const struct mt_inner_chain *chain)
-{
-    const struct mt_stack_range *range = &thread->ranges[0];
-
-    if (chain->pc != registers->pc || chain->sp != registers->sp || (chain->bp_matters && chain->bp != registers->bp))
-        return false;
-    if (MT_UNLIKELY(chain->sp < range->low || chain->sp + chain->span_bytes > range->high ||
-                    range->generation != mt_load_relaxed(&stack->unmap_generation)))
-        return false;
-    return !(differ(chain->sp, &chain->first) | (MT_UNLIKELY(chain->groups > 1) ? differ(chain->sp, &chain->second) : 0));
-}
-
-const uint32_t *mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_count)
-{
-    uint64_t generation = (uint64_t)mt_load_relaxed(&stack->rule_generation) << 32 | mt_load_relaxed(&rules->ranges_known);
-    struct mt_inner_chain *chain = mt_inner_chain_at(rules, registers->pc, registers->sp);
-
-    if (MT_UNLIKELY(rules->generation != generation)) {
-        memset(rules->entries, 0, sizeof rules->entries);
-        memset(rules->chains, 0, sizeof rules->chains);
-        rules->generation = generation;
-    }
-    if (MT_UNLIKELY(!chain_holds(stack, thread, registers, chain)))
-        return walk_inner(stack, thread, registers, ranges, rules, chain, ret_count);
-    *ret_count = chain->count;
-    return chain->frames;
+    return 0;
 }
 
 uintptr_t mt_stack_pc_at(

@@ -187,30 +187,24 @@ struct mt_inner_rule {
 struct mt_inner_chain {
     _Alignas(64) uintptr_t pc; /* 0: none */
     uintptr_t sp;
-    uint8_t count;  /* of frames */
     uint8_t groups; /* of four words; what is not needed of the last repeats the first */
     bool bp_matters;
     uint16_t span_bytes; /* the words lie so near to sp */
     struct mt_inner_words {
         uint16_t offsets[4]; /* from sp, in bytes */
         uintptr_t words[4];
-    } first;
-    uint32_t frames[MT_INNER_CHAIN_WORDS + 1]; /* innermost first */
-    struct mt_inner_words second;
+    } first, second;
     uintptr_t bp;
 };
-static_assert(offsetof(struct mt_inner_chain, frames) == 64, "a short chain is one line of the cache");
+static_assert(offsetof(struct mt_inner_chain, second) == 64, "a short chain is one line of the cache");
 #define MT_INNER_CHAIN_BITS 9
 
-/* Of a longer one the frames alone are kept, and the last one only. */
 #define MT_INNER_MAX 24u
 
-/* What mt_stack_inner() remembers for one thread and its ranges; zero at start. The caller counts ranges_known up when there is a new range. */
+/* What is remembered of inner stacks for one thread and its ranges; zero at start. */
 struct mt_inner_rules {
-    uint64_t generation;
-    uint32_t ranges_known;
-    uint32_t walks; /* what mt_stack_inner() returned before is only the same if this is, too */
-    uint32_t last[MT_INNER_MAX]; /* innermost first */
+    uint32_t generation; /* of the stack's rules + 1 */
+    uint32_t frames[MT_INNER_MAX]; /* of the walk that was made last, innermost first */
     struct mt_inner_rule entries[1u << MT_INNER_RULE_BITS];
     struct mt_inner_chain chains[1u << MT_INNER_CHAIN_BITS];
 };
@@ -224,12 +218,45 @@ static MT_ALWAYS_INLINE struct mt_inner_chain *mt_inner_chain_at(struct mt_inner
 uintptr_t mt_stack_pc_at(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
     uintptr_t address);
 
+static MT_ALWAYS_INLINE uintptr_t mt_inner_differ(uintptr_t sp, const struct mt_inner_words *w)
+{
+    uintptr_t differs = 0;
+
+    for (unsigned i = 0; i < 4; i++)
+        differs |= *(const uintptr_t *)(sp + w->offsets[i]) ^ w->words[i];
+    return differs;
+}
+
+/* The chain of the inner stack that a walk from here would find; NULL: it must be made. */
+static MT_ALWAYS_INLINE const struct mt_inner_chain *mt_stack_inner(
+    const struct mt_stack *stack, const struct mt_stack_thread *thread, struct mt_inner_rules *rules, const struct mt_registers *registers)
+{
+    const struct mt_inner_chain *chain = mt_inner_chain_at(rules, registers->pc, registers->sp);
+    const struct mt_stack_range *range = &thread->ranges[0];
+
+    if (MT_UNLIKELY(chain->pc != registers->pc || chain->sp != registers->sp || (chain->bp_matters && chain->bp != registers->bp)))
+        return NULL;
+    if (MT_UNLIKELY(chain->sp < range->low || chain->sp + chain->span_bytes > range->high ||
+                    range->generation != mt_load_relaxed(&stack->unmap_generation) ||
+                    rules->generation != mt_load_relaxed(&stack->rule_generation) + 1))
+        return NULL;
+    if (MT_UNLIKELY(mt_inner_differ(chain->sp, &chain->first) | (MT_UNLIKELY(chain->groups > 1) ? mt_inner_differ(chain->sp, &chain->second) : 0)))
+        return NULL;
+    return chain;
+}
+
 /*
- * The frames, innermost first, up to the first one with a pc in one of the ranges (the last one is empty), at most MT_INNER_MAX. NULL: there is none so near,
- * or a frame on the way is not a plain one. What is returned stays as it is until the next call.
+ * Walks up to the first frame with a pc in one of the ranges (the last one is empty). Returns how many frames there are, in rules->frames; 0: there is none so near, or a
+ * frame on the way is not a plain one. *ret_chain: the chain that mt_stack_inner() will find; NULL: it is too long for one.
  */
-const uint32_t *mt_stack_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_count);
+uint32_t mt_stack_walk_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, const struct mt_inner_chain **ret_chain);
+
+/* The chains are made anew: what was known of them elsewhere is not any more. Also called where there is a new range. */
+static inline void mt_inner_forget(struct mt_inner_rules *rules)
+{
+    rules->generation = 0;
+}
 
 /* The node (parent, frame), added if new; 0: no memory (counted). For stacks that come from elsewhere than a walk. */
 uint32_t mt_stack_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);

@@ -13,9 +13,10 @@
  * `push` frames, outermost first: what is there then is the record's stack. Consecutive events of a thread share all but a few of their
  * innermost frames, so neither side works on the whole of it.
  *
- * A ring has three such stacks, each with its own changes: the native one; Python's, which PYTHON_STACK changes; and the inner one, of Python's
- * objects: the native frames inside of the innermost Python frame, and the one that runs it. An event's callsite is the native or the inner stack and
- * the Python stack, as they are at its record.
+ * A ring has two such stacks, each with its own changes: the native one, and Python's, which PYTHON_STACK changes. And it has inner stacks, of Python's
+ * objects: the native frames inside of the innermost Python frame, and the one that runs it. They are few, and come again and again, so each is told once,
+ * by INNER_STACK, and named by its number from then on, until that is given to another one. An event's callsite is the native or an inner stack and the
+ * Python stack, as they are at its record.
  *
  * record         operand        words
  * ALLOC          address        size and change (A)                 a block of less than 4 GiB
@@ -25,10 +26,10 @@
  * REALLOC_END    new address    size, change                        ends the thread's last REALLOC_BEGIN. new address = 0 and size = 0: the
  *                                                                   block was freed; REALLOC_FAILED: it is back
  * REALLOC_FAILED                                                    the old block lives on, unchanged
- * OBJECT_ALLOC   address        size and change (A, inner stack)    an object of Python's, of less than 4 GiB: a block of the heap MT_HEAP_PYTHON
+ * OBJECT_ALLOC   address        (size << 32) | inner stack          an object of Python's, of less than 4 GiB: a block of the heap MT_HEAP_PYTHON
  * OBJECT_FREE    address                                            before the real free
  * OBJECT_REALLOC_BEGIN  old address                                 as for malloc; one that fails ends with REALLOC_FAILED, too
- * OBJECT_REALLOC_END    new address  size, change (inner stack)
+ * OBJECT_REALLOC_END    new address  size, inner stack
  * MAP            address        length, flags, change               after the real mmap; replaces what it overlaps
  * UNMAP_BEGIN    address        length                              before the real munmap
  * UNMAP_END      error                                              0, or the errno: what UNMAP_BEGIN removed is back
@@ -46,6 +47,7 @@
  * PAUSE, RESUME                                                     allocations in between are not recorded, frees are
  * STACK                         change                              no event: a part of a change too long for one record
  * PYTHON_STACK                  change (Python stack)               no event
+ * INNER_STACK    number         change, which keeps nothing         no event
  * TIME                                                              no event: always stamped
  *
  * A thread that is killed between a BEGIN and its END leaves the block in limbo: it counts as live.
@@ -63,10 +65,10 @@
     X(REALLOC_BEGIN, "realloc-begin", 0, P)                                                                            \
     X(REALLOC_END, "realloc-end", 2, S)                                                                                \
     X(REALLOC_FAILED, "realloc-failed", 0, P)                                                                          \
-    X(OBJECT_ALLOC, "object-alloc", 1, A)                                                                              \
+    X(OBJECT_ALLOC, "object-alloc", 1, P)                                                                              \
     X(OBJECT_FREE, "object-free", 0, P)                                                                                \
     X(OBJECT_REALLOC_BEGIN, "object-realloc-begin", 0, P)                                                              \
-    X(OBJECT_REALLOC_END, "object-realloc-end", 2, S)                                                                  \
+    X(OBJECT_REALLOC_END, "object-realloc-end", 2, P)                                                                  \
     X(MAP, "map", 3, S)                                                                                                \
     X(UNMAP_BEGIN, "unmap-begin", 1, P)                                                                                \
     X(UNMAP_END, "unmap-end", 0, P)                                                                                    \
@@ -89,6 +91,7 @@
     X(RESUME, "resume", 0, P)                                                                                          \
     X(STACK, "stack", 1, S)                                                                                            \
     X(PYTHON_STACK, "python-stack", 1, S)                                                                              \
+    X(INNER_STACK, "inner-stack", 1, S)                                                                                \
     X(TIME, "time", 0, P)
 
 enum mt_record_type {
@@ -106,6 +109,7 @@ enum mt_record_type {
 /* A longer change is sent in parts. keep of an ALLOC must fit 16 bits, that of other records 32. */
 #define MT_RECORD_PUSH_MAX 1024u
 #define MT_RECORD_KEEP_MAX 0xffffu
+#define MT_RECORD_INNER_STACKS 1024u /* their numbers are below this */
 #define MT_RECORD_TEXT_MAX_BYTES 4096u /* longer texts are cut by the library */
 #define MT_RECORD_MARK_WORDS 3         /* figures of MARK, PHASE_BEGIN, PHASE_END, ITERATION, SNAPSHOT, behind the payload's length */
 

@@ -180,7 +180,7 @@ static void expect_site(const struct played *p, size_t site, unsigned heap, uint
     assert_int_equal(depth, python_depth);
 }
 
-/* A ring's three stacks change on their own; a callsite is what they are at its record, in its own ring. */
+/* A ring's stacks change on their own; a callsite is what they are at its record, in its own ring. */
 static void test_three_stacks(void **state)
 {
     struct played *p = play(2, MT_SEGMENT_STAMP_TSC, 65536, 0);
@@ -190,14 +190,16 @@ static void test_three_stacks(void **state)
     fixture_stack_alloc(&p->rings[0], 0x1000, 0, (uint32_t[]){1, 2}, 2);
     fixture_python_stack(&p->rings[0], 0, (uint32_t[]){11, 12}, 2);
     fixture_stack_alloc(&p->rings[0], 0x1010, 2, NULL, 0);
-    fixture_object(&p->rings[0], 0x1010, 0, (uint32_t[]){21}, 1); /* the same address: another heap */
+    fixture_inner_stack(&p->rings[0], 7, (uint32_t[]){21}, 1);
+    fixture_inner_stack(&p->rings[0], MT_RECORD_INNER_STACKS - 1, (uint32_t[]){21, 22}, 2);
+    fixture_object(&p->rings[0], 0x1010, 7); /* the same address: another heap */
     fixture_python_stack(&p->rings[0], 1, (uint32_t[]){13}, 1);
-    fixture_object(&p->rings[0], 0x1020, 1, (uint32_t[]){22}, 1);
+    fixture_object(&p->rings[0], 0x1020, MT_RECORD_INNER_STACKS - 1);
     fixture_stack_alloc(&p->rings[0], 0x1030, 1, (uint32_t[]){3}, 1);
     fixture_stack_alloc(&p->rings[1], 0x2000, 0, (uint32_t[]){1, 2}, 2);
     fixture_python_stack(&p->rings[0], 0, NULL, 0);
     fixture_stack_alloc(&p->rings[0], 0x1040, 0, (uint32_t[]){1, 2}, 2);
-    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 10);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 12);
     assert_int_equal(p->target->lost_decode, 0);
     assert_int_equal(mt_live_site_count(p->target->live), 5);
     expect_site(p, 0, MT_LIVE_HEAP_MALLOC, 2, 2, 0, 0, 3);
@@ -211,7 +213,9 @@ static void test_three_stacks(void **state)
     for (unsigned twice = 0; twice < 2; twice++) {
         for (uint32_t i = 0; i < 3000; i++) {
             fixture_python_stack(&p->rings[0], 0, (uint32_t[]){11, 1000 + i}, 2);
-            fixture_object(&p->rings[0], 0x10000 + 16 * i + twice, 0, many, 1 + i % 5);
+            if (i % 3 == 0) /* numbers are given to others, in the middle of batches, too */
+                fixture_inner_stack(&p->rings[0], i % 7, many, 1 + i % 5);
+            fixture_object(&p->rings[0], 0x10000 + 16 * i + twice, i / 3 * 3 % 7);
         }
         order_drain(&reader, p->target, SIZE_MAX);
     }
@@ -219,6 +223,31 @@ static void test_three_stacks(void **state)
     assert_int_equal(mt_live_site_count(p->target->live), 5 + 3000);
     for (size_t site = 5; site < 5 + 3000; site++)
         assert_int_equal(mt_live_site(p->target->live, site)->live_blocks, 2);
+    for (size_t site = 5; site < 5 + 3000; site += 500) {
+        uint32_t i = (uint32_t)site - 5;
+
+        expect_site(p, site, MT_LIVE_HEAP_PYTHON, 1 + i / 3 * 3 % 5, 100 + i / 3 * 3 % 5, 2, 1000 + i, 2);
+    }
+    end_play(p);
+}
+
+/* Numbers of inner stacks that were not told, are none, or are told wrongly: the object counts, with what there is. */
+static void test_numbers_of_no_stack(void **state)
+{
+    struct played *p = play(1, MT_SEGMENT_STAMP_TSC, 4096, 0);
+
+    (void)state;
+    fixture_python_stack(&p->rings[0], 0, (uint32_t[]){11}, 1);
+    fixture_object(&p->rings[0], 0x1000, 3);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 2);
+    assert_int_equal(p->target->lost_decode, 0);
+    fixture_object(&p->rings[0], 0x1010, MT_RECORD_INNER_STACKS);
+    fixture_inner_stack(&p->rings[0], MT_RECORD_INNER_STACKS, (uint32_t[]){21}, 1);
+    fixture_change(&p->rings[0], UINT64_C(3) << MT_RECORD_OPERAND_SHIFT | MT_RECORD_INNER_STACK, UINT64_C(1) << 32 | 1, (uint32_t[]){21}, 1);
+    fixture_object(&p->rings[0], 0x1020, 3);
+    assert_int_equal(order_drain(&reader, p->target, SIZE_MAX), 4);
+    assert_int_equal(p->target->lost_decode, 3);
+    assert_int_equal(mt_live_totals(p->target->live)->live_blocks, 3);
     end_play(p);
 }
 
@@ -438,6 +467,7 @@ int main(void)
         cmocka_unit_test(test_records_without_stamps_come_first),
         cmocka_unit_test(test_changes_of_stacks),
         cmocka_unit_test(test_three_stacks),
+        cmocka_unit_test(test_numbers_of_no_stack),
         cmocka_unit_test(test_many_and_deep_stacks),
         cmocka_unit_test(test_positions_near_the_end_of_their_range),
         cmocka_unit_test(test_a_budget_only_postpones),

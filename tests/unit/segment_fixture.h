@@ -76,9 +76,16 @@ static inline void fixture_python_stack(struct fixture_ring *ring, uint32_t keep
     fixture_change(ring, MT_RECORD_PYTHON_STACK, (uint64_t)keep << 32 | push, frames, push);
 }
 
-static inline void fixture_object(struct fixture_ring *ring, uint64_t address, uint32_t keep, const uint32_t *frames, uint32_t push)
+/* From here on the inner stack of this number. */
+static inline void fixture_inner_stack(struct fixture_ring *ring, uint64_t number, const uint32_t *frames, uint32_t push)
 {
-    fixture_change(ring, address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_OBJECT_ALLOC, UINT64_C(1) << 32 | keep << 16 | push, frames, push);
+    fixture_change(ring, number << MT_RECORD_OPERAND_SHIFT | MT_RECORD_INNER_STACK, push, frames, push);
+}
+
+/* Of one byte. */
+static inline void fixture_object(struct fixture_ring *ring, uint64_t address, uint32_t number)
+{
+    fixture_put(ring, (uint64_t[]){address << MT_RECORD_OPERAND_SHIFT | MT_RECORD_OBJECT_ALLOC, UINT64_C(1) << 32 | number}, 2);
 }
 
 /* An allocation of one byte whose stack keeps `keep` frames and pushes others. */
