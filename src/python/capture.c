@@ -19,9 +19,7 @@
 
 #define FIRST_CAPACITY 1024u
 #define CAPACITY_MAX (1u << 18)
-#define SEARCH 12u /* kept frames that are looked at for a frame's address */
 #define HITS_BYTES (sizeof(struct mt_python_hit) << MT_PYTHON_HIT_BITS)
-#define NEW_BYTES 4096u
 #define NO_LINE UINT32_MAX /* of a frame that is no part of the stack */
 
 static size_t bytes_of(size_t capacity)
@@ -198,18 +196,17 @@ static MT_ALWAYS_INLINE size_t verify(enum mt_python_layout layout, const struct
     return (size_t)(place - end);
 }
 
-/* How many kept frames there are up to the one at this address; 0: it is not among the innermost. */
-static MT_ALWAYS_INLINE size_t meet(const struct mt_python_place *places, size_t kept, const char *frame)
+static MT_ALWAYS_INLINE uint16_t *where_is(struct mt_python_thread *thread, const char *frame)
 {
-    size_t last = kept > SEARCH ? kept - SEARCH : 0;
+    return &thread->where[((uintptr_t)frame * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_WHERE_BITS)];
+}
 
-    /* Frames mostly lie one behind the other: a little behind the innermost one is a new one. Were it not, the next would be met. */
-    if (kept && (uintptr_t)frame - (uintptr_t)places[kept].previous - 1 < NEW_BYTES)
-        return 0;
-    for (size_t i = kept; i > last; i--)
-        if (places[i].previous == frame)
-            return i;
-    return 0;
+/* How many kept frames there are up to the one at this address; 0: it is not among them, as far as is known. Then the next one will be. */
+static MT_ALWAYS_INLINE size_t meet(struct mt_python_thread *thread, size_t kept, const char *frame)
+{
+    size_t at = *where_is(thread, frame);
+
+    return at <= kept && thread->places[at].previous == frame ? at : 0;
 }
 
 /* Puts the fresh frames behind the kept ones. True: the stack is not the one that was sent last. */
@@ -220,6 +217,7 @@ static MT_ALWAYS_INLINE bool replace_inner(
     bool was_unsure = thread->unsure;
 
     for (const struct mt_python_fresh *f = thread->fresh + fresh; f-- != thread->fresh; base++) {
+        *where_is(thread, f != thread->fresh ? f[-1].place.previous : frame) = (uint16_t)(base + 1);
         if (MT_LIKELY(f->line != NO_LINE)) {
             if (keep == depth && depth < before && thread->frames[depth] == f->line)
                 keep++;
@@ -276,7 +274,7 @@ static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct m
     size_t fresh = 0;
 
     while (frame) {
-        size_t met = meet(thread->places, kept, frame), stop = 0;
+        size_t met = meet(thread, kept, frame), stop = 0;
         bool goes_on = met && mt_python_previous(layout, frame) == thread->places[met - 1].previous;
 
         if (MT_UNLIKELY(fresh + met >= thread->capacity) && !mt_python_grow(stack, thread, fresh))
@@ -308,19 +306,15 @@ static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct m
     return replace_inner(thread, 0, fresh, innermost_frame, ret_change);
 }
 
-static bool capture(
-    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, struct mt_stack_change *ret_change)
+static MT_ALWAYS_INLINE bool capture_watched(
+    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, size_t kept, struct mt_stack_change *ret_change)
 {
-    size_t kept = thread->places_kept ? thread->count : 0;
     uint32_t codes_freed = mt_load_acquire(&mt_python_codes_freed);
-    const char *frame = MT_LIKELY(mt_python_here.known) ? innermost(python, &mt_python_here.offsets) : NULL;
+    const char *frame = innermost(python, &mt_python_here.offsets);
 
     if (MT_UNLIKELY(thread->codes_freed != codes_freed))
         kept = forget_freed(thread, kept, codes_freed);
-    if (MT_UNLIKELY(!mt_python_here.codes_watched || !thread->hits || mt_python_is_probing(python)))
-        return mt_python_capture_unwatched(python, stack, thread, frame, ret_change);
     thread->count = 0;
-    thread->places_kept = true;
     mt_compiler_fence();
     switch (mt_python_here.layout) {
     case MT_PYTHON_LAYOUT_3_11:
@@ -360,20 +354,42 @@ static MT_COLD void settle(struct mt_python *python)
         mt_store_relaxed(&python->settled, 1u);
 }
 
+/* Whatever has still to be done, or looked at, in the first captures. */
+static MT_NOINLINE bool capture_with_care(struct mt_python *python, struct mt_stack *stack, struct mt_stack_thread *stack_thread,
+    struct mt_python_thread *thread, const struct mt_registers *caller, struct mt_stack_change *ret_change)
+{
+    uint32_t epoch = mt_load_acquire(&mt_python_epoch); /* P5 */
+    bool changed, looks_for_loop;
+
+    thread->ready = 0;
+    if (mt_load_acquire(&mt_python_present) != MT_PYTHON_HERE)
+        return replace_inner(thread, 0, 0, NULL, ret_change);
+    if (!mt_load_relaxed(&python->announced))
+        announce(python, stack);
+    if (!mt_load_relaxed(&python->settled))
+        settle(python);
+    if (!mt_python_here.known || !mt_python_here.codes_watched || !thread->hits || mt_python_is_probing(python)) {
+        const char *frame = mt_python_here.known ? innermost(python, &mt_python_here.offsets) : NULL;
+
+        changed = mt_python_capture_unwatched(python, stack, thread, frame, ret_change);
+        thread->places_kept = false;
+    } else {
+        changed = capture_watched(python, stack, thread, thread->places_kept ? thread->count : 0, ret_change);
+        thread->places_kept = true;
+    }
+    /* Of objects' stacks mt_python_walk_inner() tells. */
+    looks_for_loop = mt_python_here.mode != MT_PYTHON_MODE_OBJECTS && mt_load_relaxed(&mt_python_here.loop_searches) < MT_PYTHON_LOOP_SEARCHES;
+    if (looks_for_loop && thread->frame_count)
+        mt_python_check_loop(stack, stack_thread, thread, caller);
+    if (thread->places_kept && mt_load_relaxed(&python->settled) && !looks_for_loop)
+        thread->ready = epoch;
+    return changed;
+}
+
 bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct mt_stack_thread *stack_thread,
     struct mt_python_thread *thread, const struct mt_registers *caller, struct mt_stack_change *ret_change)
 {
-    bool changed;
-
-    if (MT_UNLIKELY(mt_load_acquire(&mt_python_present) != MT_PYTHON_HERE))
-        return replace_inner(thread, 0, 0, NULL, ret_change);
-    if (MT_UNLIKELY(!mt_load_relaxed(&python->announced)))
-        announce(python, stack);
-    if (MT_UNLIKELY(!mt_load_relaxed(&python->settled)))
-        settle(python);
-    changed = capture(python, stack, thread, ret_change);
-    if (MT_UNLIKELY(mt_load_relaxed(&mt_python_here.loop_searches) < MT_PYTHON_LOOP_SEARCHES) && thread->frame_count &&
-        mt_python_here.mode != MT_PYTHON_MODE_OBJECTS) /* of objects' stacks mt_python_inner() tells */
-        mt_python_check_loop(stack, stack_thread, thread, caller);
-    return changed;
+    if (MT_LIKELY(thread->ready == mt_load_acquire(&mt_python_epoch))) /* P5 */
+        return capture_watched(python, stack, thread, thread->count, ret_change);
+    return capture_with_care(python, stack, stack_thread, thread, caller, ret_change);
 }

@@ -6,6 +6,7 @@
 #include "python/frames.h"
 
 uint32_t mt_python_present;
+uint32_t mt_python_epoch = 1;
 struct mt_python_interpreter mt_python_here;
 
 static enum mt_python_layout layout_of(const struct mt_python_offsets *o)
@@ -58,8 +59,10 @@ bool mt_python_is_known(void)
 
 void mt_python_before_unload(void)
 {
-    if (mt_python_here.late)
+    if (mt_python_here.late) {
         mt_store_release(&mt_python_present, MT_PYTHON_GONE);
+        mt_fetch_add_acq_rel(&mt_python_epoch, 1u); /* P5 */
+    }
 }
 
 void mt_python_after_unload(void)

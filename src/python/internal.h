@@ -53,6 +53,12 @@ struct mt_python_interpreter {
 };
 extern struct mt_python_interpreter mt_python_here MT_HIDDEN;
 
+/*
+ * Counted up when what captures take for settled is not any more: the interpreter goes, ends, or is not believed. P5: after that has been written; a
+ * thread reads it before it looks at any of that, and takes it for settled as long as the number is the same.
+ */
+extern uint32_t mt_python_epoch MT_HIDDEN;
+
 /* offsets.c. False: not a version that is known. */
 bool mt_python_offsets(
     uint32_t version, const char *runtime, struct mt_python_offsets *ret_offsets, bool *ret_free_threaded);

@@ -76,6 +76,7 @@ void mt_python_unsettle(struct mt_python *python)
     mt_store_relaxed(&looked_again, 0u);
     mt_python_here.codes_watched = false;
     mt_store_relaxed(&python->settled, 0u);
+    mt_fetch_add_acq_rel(&mt_python_epoch, 1u); /* P5 */
 }
 
 bool mt_python_is_wrapped(void)

@@ -83,6 +83,7 @@ struct mt_python_hit {
     uint32_t codes_freed; /* as of this: code objects that were freed later are to be looked at (freed.c) */
 };
 #define MT_PYTHON_HIT_BITS 13
+#define MT_PYTHON_WHERE_BITS 8
 
 /* One per ring; zero at start, then made by its first capture. */
 struct mt_python_thread {
@@ -93,12 +94,14 @@ struct mt_python_thread {
     struct mt_python_fresh *fresh; /* scratch, innermost first */
     struct mt_python_state *states, *fresh_states; /* instead, for states.c */
     bool places_kept;              /* it is places that are kept, not states */
+    uint32_t ready;                /* as of this epoch (internal.h) there is nothing to be done but the capture */
     /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of kept frames it has those that are part of it. */
     uint32_t *frames;
     struct mt_python_hit *hits; /* NULL: no memory */
     size_t count, capacity; /* of kept frames */
     uint32_t frame_count;
     uint32_t codes_freed; /* mt_python_codes_freed as of the kept frames */
+    uint16_t where[1u << MT_PYTHON_WHERE_BITS]; /* by a frame's address: the frames up to it, if it is kept at all */
     struct mt_inner_rules rules; /* the number of an inner stack is its chain's */
     bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
 };

@@ -41,6 +41,7 @@ MT_COLD void mt_python_distrust(struct mt_python *python, struct mt_stack *stack
         mt_writer_lost(stack->writer, MT_LOSS_PYTHON_CODE, 1);
     else if (mt_python_here.known) {
         mt_python_here.known = false;
+        mt_fetch_add_acq_rel(&mt_python_epoch, 1u); /* P5 */
         mt_writer_lost(stack->writer, MT_LOSS_PYTHON_VERSION, 1);
     }
 }

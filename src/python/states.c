@@ -69,7 +69,6 @@ bool mt_python_capture_unwatched(struct mt_python *python, struct mt_stack *stac
     size_t kept = thread->places_kept ? 0 : thread->count, fresh = 0;
 
     thread->count = 0;
-    thread->places_kept = false;
     mt_compiler_fence();
     while (frame) {
         size_t met = meet(thread->states, kept, frame), stop;
