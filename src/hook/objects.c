@@ -97,7 +97,7 @@ static MT_ALWAYS_INLINE void expect_capture(uintptr_t pc, uintptr_t sp)
     struct mt_thread *thread = mt_tls.thread;
 
     if (MT_LIKELY(thread)) {
-        mt_prefetch(mt_inner_chain_at(&thread->python.rules, pc, sp));
+        mt_prefetch(mt_inner_chains_at(&thread->python.rules, pc, sp));
     }
 }
 #define EXPECT_CAPTURE() expect_capture(MT_CALLER_PC(), MT_CALLER_SP())

@@ -112,7 +112,7 @@ static void keep_chain(struct reading *reading, const struct mt_registers *regis
 uint32_t mt_stack_walk_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
     const struct mt_code_range *ranges, struct mt_inner_rules *rules, const struct mt_inner_chain **ret_chain)
 {
-    struct mt_inner_chain *chain = mt_inner_chain_at(rules, registers->pc, registers->sp);
+    struct mt_inner_chain *chain = mt_inner_chains_at(rules, registers->pc, registers->sp) + (rules->turn++ & 1);
     struct reading reading = {.chain = chain, .sp = registers->sp};
     struct mt_registers r = *registers;
     uint32_t generation = mt_load_relaxed(&stack->rule_generation) + 1;

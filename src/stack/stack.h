@@ -204,14 +204,16 @@ static_assert(offsetof(struct mt_inner_chain, second) == 64, "a short chain is o
 /* What is remembered of inner stacks for one thread and its ranges; zero at start. */
 struct mt_inner_rules {
     uint32_t generation; /* of the stack's rules + 1 */
+    uint32_t turn;       /* which of two chains goes next */
     uint32_t frames[MT_INNER_MAX]; /* of the walk that was made last, innermost first */
     struct mt_inner_rule entries[1u << MT_INNER_RULE_BITS];
     struct mt_inner_chain chains[1u << MT_INNER_CHAIN_BITS];
 };
 
-static MT_ALWAYS_INLINE struct mt_inner_chain *mt_inner_chain_at(struct mt_inner_rules *rules, uintptr_t pc, uintptr_t sp)
+/* The first of the two chains that there can be for a pc and sp. */
+static MT_ALWAYS_INLINE struct mt_inner_chain *mt_inner_chains_at(struct mt_inner_rules *rules, uintptr_t pc, uintptr_t sp)
 {
-    return &rules->chains[((pc * 5 ^ sp >> 4) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_INNER_CHAIN_BITS)];
+    return &rules->chains[((pc * 5 ^ sp >> 4) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_INNER_CHAIN_BITS) & ~UINT64_C(1)];
 }
 
 /* The pc of the frame that the stack address lies in, at most 64 frames out. 0: none. */
@@ -227,22 +229,29 @@ static MT_ALWAYS_INLINE uintptr_t mt_inner_differ(uintptr_t sp, const struct mt_
     return differs;
 }
 
+static MT_ALWAYS_INLINE bool mt_inner_chain_holds(
+    const struct mt_inner_chain *chain, const struct mt_stack_range *range, const struct mt_registers *registers)
+{
+    if (chain->pc != registers->pc || chain->sp != registers->sp || MT_UNLIKELY(chain->bp_matters && chain->bp != registers->bp))
+        return false;
+    if (MT_UNLIKELY(chain->sp < range->low || chain->sp + chain->span_bytes > range->high))
+        return false;
+    return !(mt_inner_differ(chain->sp, &chain->first) | (MT_UNLIKELY(chain->groups > 1) ? mt_inner_differ(chain->sp, &chain->second) : 0));
+}
+
 /* The chain of the inner stack that a walk from here would find; NULL: it must be made. */
 static MT_ALWAYS_INLINE const struct mt_inner_chain *mt_stack_inner(
     const struct mt_stack *stack, const struct mt_stack_thread *thread, struct mt_inner_rules *rules, const struct mt_registers *registers)
 {
-    const struct mt_inner_chain *chain = mt_inner_chain_at(rules, registers->pc, registers->sp);
+    const struct mt_inner_chain *chain = mt_inner_chains_at(rules, registers->pc, registers->sp);
     const struct mt_stack_range *range = &thread->ranges[0];
 
-    if (MT_UNLIKELY(chain->pc != registers->pc || chain->sp != registers->sp || (chain->bp_matters && chain->bp != registers->bp)))
-        return NULL;
-    if (MT_UNLIKELY(chain->sp < range->low || chain->sp + chain->span_bytes > range->high ||
-                    range->generation != mt_load_relaxed(&stack->unmap_generation) ||
+    if (MT_UNLIKELY(range->generation != mt_load_relaxed(&stack->unmap_generation) ||
                     rules->generation != mt_load_relaxed(&stack->rule_generation) + 1))
         return NULL;
-    if (MT_UNLIKELY(mt_inner_differ(chain->sp, &chain->first) | (MT_UNLIKELY(chain->groups > 1) ? mt_inner_differ(chain->sp, &chain->second) : 0)))
-        return NULL;
-    return chain;
+    if (MT_LIKELY(mt_inner_chain_holds(chain, range, registers)))
+        return chain;
+    return mt_inner_chain_holds(++chain, range, registers) ? chain : NULL;
 }
 
 /*
