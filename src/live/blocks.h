@@ -25,6 +25,9 @@
 #define MT_BLOCKS_SITE_MAX (UINT32_C(1) << 24)
 #define MT_BLOCKS_ITERATION_MAX UINT16_MAX
 #define MT_BLOCKS_PAGE_BITS 12
+#define MT_BLOCKS_UNIT 4 /* entries: capacities are multiples */
+#define MT_BLOCKS_UNITS_BITS 11
+#define MT_BLOCKS_COUNT_BITS 16
 
 struct mt_block {
     uint64_t address; /* not 0 */
@@ -44,9 +47,8 @@ struct mt_block_entry {
 };
 
 struct mt_block_page {
-    uint64_t number; /* address >> MT_BLOCKS_PAGE_BITS, plus one; 0: empty slot */
-    struct mt_block_entry *entries;
-    uint32_t count, capacity;
+    uint64_t key;   /* number << MT_BLOCKS_UNITS_BITS | capacity in units; 0: empty slot. The number: address >> MT_BLOCKS_PAGE_BITS, plus one */
+    uint64_t array; /* address of the entries << MT_BLOCKS_COUNT_BITS | how many are in use */
 };
 
 struct mt_large_block { /* whose size does not fit */
@@ -54,6 +56,7 @@ struct mt_large_block { /* whose size does not fit */
 };
 
 #define MT_BLOCKS_YOUNG_BITS 9
+#define MT_BLOCKS_ELDERS 64
 
 struct mt_blocks {
     struct mt_block *young; /* by hash of the address; address 0: no block. NULL: not in use */
@@ -61,6 +64,8 @@ struct mt_blocks {
     size_t page_mask, page_count; /* slots in use, those of pages without blocks included */
     unsigned page_shift;
     size_t count; /* blocks */
+    uint64_t elders[MT_BLOCKS_ELDERS]; /* numbers of the pages made last, cyclically */
+    unsigned next_elder;
     struct mt_large_block *large;
     size_t large_count, large_capacity;
 };
@@ -92,6 +97,21 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
 /* Shifts all births right: the unit becomes longer. */
 void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits);
 
+static inline uint64_t mt_blocks_number(uint64_t address)
+{
+    return (address >> MT_BLOCKS_PAGE_BITS) + 1;
+}
+
+static inline uint32_t mt_blocks_capacity(const struct mt_block_page *page)
+{
+    return (uint32_t)(page->key & ((1u << MT_BLOCKS_UNITS_BITS) - 1)) * MT_BLOCKS_UNIT;
+}
+
+static inline struct mt_block_entry *mt_blocks_entries(const struct mt_block_page *page)
+{
+    return (struct mt_block_entry *)(uintptr_t)(page->array >> MT_BLOCKS_COUNT_BITS); /* user addresses have 48 bits, or fewer */
+}
+
 /* Multiplicative hashing (Knuth, TAOCP 6.4). */
 static inline size_t mt_blocks_page_home(const struct mt_blocks *blocks, uint64_t number)
 {
@@ -103,24 +123,36 @@ static inline struct mt_block *mt_blocks_young(const struct mt_blocks *blocks, u
     return &blocks->young[(address * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_BLOCKS_YOUNG_BITS)];
 }
 
+/* The slot of a page, or the empty one where it belongs. */
+static MT_ALWAYS_INLINE struct mt_block_page *mt_blocks_page(const struct mt_blocks *blocks, uint64_t number)
+{
+    size_t i = mt_blocks_page_home(blocks, number);
+
+    while (blocks->pages[i].key >> MT_BLOCKS_UNITS_BITS != number && blocks->pages[i].key != 0)
+        i = (i + 1) & blocks->page_mask;
+    return &blocks->pages[i];
+}
+
+static MT_ALWAYS_INLINE uint32_t mt_blocks_home(uint32_t capacity, uint64_t address)
+{
+    return (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * capacity >> MT_BLOCKS_PAGE_BITS;
+}
+
 /* A block at this address is about to be asked for in the table: first its page, then, when that has come, its entry. */
-static inline void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
+static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
-    mt_prefetch(&blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)]);
+    mt_prefetch(&blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))]);
 }
 
-static inline uint32_t mt_blocks_home(const struct mt_block_page *page, uint64_t address)
+static MT_ALWAYS_INLINE void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
 {
-    return (uint32_t)((address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * page->capacity) >> MT_BLOCKS_PAGE_BITS;
-}
+    const struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
 
-static inline void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
-{
-    const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)];
-
-    mt_prefetch(page->entries + mt_blocks_home(page, address));
+    mt_prefetch(mt_blocks_entries(page) + mt_blocks_home(mt_blocks_capacity(page), address));
 }
 
 static_assert(sizeof(struct mt_block_entry) == 16, "four entries a cache line");
+static_assert(sizeof(struct mt_block_page) == 16, "four pages a cache line");
+static_assert(64 - MT_BLOCKS_PAGE_BITS + 1 + MT_BLOCKS_UNITS_BITS <= 64, "a page's number and its capacity fit a word");
 
 #endif
