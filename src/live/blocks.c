@@ -217,7 +217,7 @@ static MT_NOINLINE struct mt_block_page *page_make(struct mt_blocks *blocks, uin
     return page;
 }
 
-static MT_ALWAYS_INLINE bool table_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
+bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
 {
     struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
     struct mt_block_entry *entries = mt_blocks_entries(page);
@@ -248,7 +248,7 @@ static MT_ALWAYS_INLINE bool table_remove(struct mt_blocks *blocks, uint64_t add
     return true;
 }
 
-static MT_ALWAYS_INLINE int table_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
+int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
 {
     uint64_t number = mt_blocks_number(block->address);
     uint32_t size = block->size < SIZE_LIMIT ? (uint32_t)block->size : SIZE_LIMIT;
@@ -285,60 +285,12 @@ static MT_ALWAYS_INLINE int table_insert(struct mt_blocks *blocks, const struct 
 
 /* ---- the young ones in front ---------------------------------------------------------------------------------------- */
 
-bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
-{
-    if (MT_LIKELY(blocks->young)) {
-        struct mt_block *young = mt_blocks_young(blocks, address);
-
-        if (young->address == address && address) {
-            *ret_block = *young;
-            young->address = 0;
-            blocks->count--;
-            return true;
-        }
-    }
-    return table_remove(blocks, address, ret_block);
-}
-
-/* A young one goes into the table: it is counted already. */
-static MT_ALWAYS_INLINE int grow_old(struct mt_blocks *blocks, struct mt_block *young, struct mt_block *ret_replaced)
-{
-    int r = table_insert(blocks, young, ret_replaced);
-
-    if (r < 0)
-        return r;
-    blocks->count--;
-    young->address = 0;
-    return 0;
-}
-
-int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
-{
-    struct mt_block *young;
-
-    ret_replaced->address = 0;
-    if (MT_UNLIKELY(block->site >= MT_BLOCKS_SITE_MAX))
-        return -ERANGE;
-    if (MT_UNLIKELY(!blocks->young))
-        return table_insert(blocks, block, ret_replaced);
-    young = mt_blocks_young(blocks, block->address);
-    if (MT_UNLIKELY(young->address == block->address)) {
-        *ret_replaced = *young;
-        blocks->count--;
-    } else if (young->address && grow_old(blocks, young, ret_replaced) < 0) {
-        return -ENOMEM;
-    }
-    *young = *block;
-    blocks->count++;
-    return 0;
-}
-
 int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context, const struct mt_block *block), void *context)
 {
     for (size_t i = 0; blocks->young && i < YOUNG; i++) {
         struct mt_block *young = &blocks->young[i], other = {0};
 
-        if (young->address && grow_old(blocks, young, &other) < 0)
+        if (young->address && mt_blocks_grow_old(blocks, young, &other) < 0)
             return -ENOMEM;
         if (other.address)
             replaced(context, &other);

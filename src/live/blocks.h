@@ -16,6 +16,7 @@
 #define MT_LIVE_BLOCKS_H
 
 #include <assert.h>
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -76,14 +77,9 @@ void mt_blocks_finish(struct mt_blocks *blocks);
 /* From now on a block is found to be replaced at once. Calls replaced() for those that already were. Returns 0 or -ENOMEM (try again). */
 int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context, const struct mt_block *block), void *context);
 
-/* Takes the block at an address out. False: there is none. */
-bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block);
-
-/*
- * Puts a block in. Where one is found to be replaced (see above: mostly one of the same address), it is given in *ret_replaced, else its address is 0.
- * -ENOMEM; -ERANGE for a site that does not fit.
- */
-int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced);
+/* The table behind the young ones: the same as mt_blocks_remove() and mt_blocks_insert() below. ret_replaced is left alone unless there is one. */
+bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block);
+int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced);
 
 /* Where a walk through all blocks is; begins as zeroes. */
 struct mt_blocks_cursor {
@@ -149,6 +145,59 @@ static MT_ALWAYS_INLINE void mt_blocks_prefetch(const struct mt_blocks *blocks, 
     const struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
 
     mt_prefetch(mt_blocks_entries(page) + mt_blocks_home(mt_blocks_capacity(page), address));
+}
+
+/* Takes the block at an address out. False: there is none. */
+static MT_ALWAYS_INLINE bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
+{
+    if (MT_LIKELY(blocks->young)) {
+        struct mt_block *young = mt_blocks_young(blocks, address);
+
+        if (young->address == address && address) {
+            *ret_block = *young;
+            young->address = 0;
+            blocks->count--;
+            return true;
+        }
+    }
+    return mt_blocks_remove_old(blocks, address, ret_block);
+}
+
+/* A young one goes into the table: it is counted already. */
+static MT_ALWAYS_INLINE int mt_blocks_grow_old(struct mt_blocks *blocks, struct mt_block *young, struct mt_block *ret_replaced)
+{
+    int r = mt_blocks_insert_old(blocks, young, ret_replaced);
+
+    if (MT_UNLIKELY(r < 0))
+        return r;
+    blocks->count--;
+    young->address = 0;
+    return 0;
+}
+
+/*
+ * Puts a block in. Where one is found to be replaced (see above: mostly one of the same address), it is given in *ret_replaced, else its address is 0.
+ * -ENOMEM; -ERANGE for a site that does not fit.
+ */
+static MT_ALWAYS_INLINE int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
+{
+    struct mt_block *young;
+
+    ret_replaced->address = 0;
+    if (MT_UNLIKELY(block->site >= MT_BLOCKS_SITE_MAX))
+        return -ERANGE;
+    if (MT_UNLIKELY(!blocks->young))
+        return mt_blocks_insert_old(blocks, block, ret_replaced);
+    young = mt_blocks_young(blocks, block->address);
+    if (MT_UNLIKELY(young->address == block->address)) {
+        *ret_replaced = *young;
+        blocks->count--;
+    } else if (young->address && MT_UNLIKELY(mt_blocks_grow_old(blocks, young, ret_replaced) < 0)) {
+        return -ENOMEM;
+    }
+    *young = *block;
+    blocks->count++;
+    return 0;
 }
 
 static_assert(sizeof(struct mt_block_entry) == 16, "four entries a cache line");
