@@ -356,6 +356,8 @@ void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t c
     live->totals.events += count;
     for (size_t i = 0; far_blocks && i < count && i < PAGE_AHEAD; i++)
         ask_page(live, &events[i]);
+    for (size_t i = 0; far_blocks && i < count && i < BLOCK_AHEAD; i++)
+        ask_block(live, &events[i]);
     for (size_t i = 0; i < count; i++) {
         if (far_blocks && i + PAGE_AHEAD < count)
             ask_page(live, &events[i + PAGE_AHEAD]);
