@@ -6,7 +6,8 @@
  * of a page are spread over it: a block's home is at that part of the array at which its address is in the page; from there on by linear
  * probing, with no tombstones. A sequence of blocks is then a walk through the array.
  *
- * 16 bytes an entry, arrays between a sixth and seven eighths full. A page without blocks may stay in the table until that is made anew.
+ * 16 bytes an entry, arrays between a sixth and seven eighths full, but for new ones, which have room for as many as there are in the pages that
+ * were made a while ago. A page without blocks may stay in the table until that is made anew.
  *
  * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
  * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves
@@ -137,7 +138,10 @@ static MT_ALWAYS_INLINE uint32_t mt_blocks_home(uint32_t capacity, uint64_t addr
 /* A block at this address is about to be asked for in the table: first its page, then, when that has come, its entry. */
 static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
-    mt_prefetch(&blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))]);
+    const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))];
+
+    mt_prefetch(page);
+    mt_prefetch(page + 1); /* where its home is another's: in one of four in the next cache line */
 }
 
 static MT_ALWAYS_INLINE void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)

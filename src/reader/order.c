@@ -169,6 +169,7 @@ static void flush_events(struct drain *d)
 {
     struct tables *tables = &d->target->tables;
 
+    mt_live_expect(d->target->live, d->events, d->event_count);
     for (size_t i = 0; i < d->change_count; i++) {
         const struct stack_change *change = &d->changes[i];
         uint32_t node;
