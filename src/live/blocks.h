@@ -147,8 +147,10 @@ static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blo
 static MT_ALWAYS_INLINE void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
 {
     const struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
+    uintptr_t entry = (uintptr_t)mt_blocks_entries(page) + mt_blocks_home(mt_blocks_capacity(page), address) * sizeof(struct mt_block_entry);
 
-    mt_prefetch(mt_blocks_entries(page) + mt_blocks_home(mt_blocks_capacity(page), address));
+    mt_prefetch((const void *)entry); /* of an empty slot no address at all, which does no harm */
+    mt_prefetch((const void *)(entry + sizeof(struct mt_block_entry))); /* looked at, too: in one of four in the next cache line */
 }
 
 /* Takes the block at an address out. False: there is none. */
