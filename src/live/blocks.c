@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST_BITS = 6, FIRST_ENTRIES = 4, DOUBLED_ENTRIES = 32 };
+enum { FIRST_BITS = 6, FIRST_ENTRIES = MT_BLOCKS_UNIT, DOUBLED_ENTRIES = 32 };
+
+#define COUNT_MASK ((UINT64_C(1) << MT_BLOCKS_COUNT_BITS) - 1)
 
 #define SIZE_LIMIT UINT32_MAX
 #define YOUNG ((size_t)1 << MT_BLOCKS_YOUNG_BITS)
@@ -29,7 +31,7 @@ int mt_blocks_init(struct mt_blocks *blocks)
 void mt_blocks_finish(struct mt_blocks *blocks)
 {
     for (size_t i = 0; blocks->pages && i <= blocks->page_mask; i++)
-        free(blocks->pages[i].entries);
+        free(mt_blocks_entries(&blocks->pages[i]));
     free(blocks->pages);
     free(blocks->large);
     free(blocks->young);
@@ -85,13 +87,14 @@ static MT_ALWAYS_INLINE struct mt_block block_of(struct mt_blocks *blocks, uint6
 
 /* ---- pages ------------------------------------------------------------------------------------------------------- */
 
-static MT_ALWAYS_INLINE struct mt_block_page *page_probe(const struct mt_blocks *blocks, uint64_t number)
+static MT_ALWAYS_INLINE uint32_t count_of(const struct mt_block_page *page)
 {
-    size_t i = mt_blocks_page_home(blocks, number);
+    return (uint32_t)(page->array & COUNT_MASK);
+}
 
-    while (blocks->pages[i].number != number && blocks->pages[i].number != 0)
-        i = (i + 1) & blocks->page_mask;
-    return &blocks->pages[i];
+static MT_ALWAYS_INLINE uint64_t number_of(const struct mt_block_page *page)
+{
+    return page->key >> MT_BLOCKS_UNITS_BITS;
 }
 
 /* A table for the pages that have blocks, at most half full. */
@@ -101,7 +104,7 @@ static int pages_anew(struct mt_blocks *blocks)
     size_t used = 0, bits = FIRST_BITS;
 
     for (size_t i = 0; i <= blocks->page_mask; i++)
-        used += blocks->pages[i].count != 0;
+        used += count_of(&blocks->pages[i]) != 0;
     while (used * 2 + 2 > (size_t)1 << bits)
         bits++;
     fresh.page_mask = ((size_t)1 << bits) - 1;
@@ -110,10 +113,10 @@ static int pages_anew(struct mt_blocks *blocks)
     if (!fresh.pages)
         return -ENOMEM;
     for (size_t i = 0; i <= blocks->page_mask; i++) {
-        if (blocks->pages[i].count)
-            *page_probe(&fresh, blocks->pages[i].number) = blocks->pages[i];
+        if (count_of(&blocks->pages[i]))
+            *mt_blocks_page(&fresh, number_of(&blocks->pages[i])) = blocks->pages[i];
         else
-            free(blocks->pages[i].entries);
+            free(mt_blocks_entries(&blocks->pages[i]));
     }
     fresh.page_count = used;
     free(blocks->pages);
@@ -121,49 +124,38 @@ static int pages_anew(struct mt_blocks *blocks)
     return 0;
 }
 
-static MT_NOINLINE struct mt_block_page *page_make(struct mt_blocks *blocks, uint64_t number)
-{
-    struct mt_block_page *page;
-
-    if ((blocks->page_count + 1) * 4 > (blocks->page_mask + 1) * 3 && pages_anew(blocks) < 0 &&
-        blocks->page_count >= blocks->page_mask)
-        return NULL;
-    page = page_probe(blocks, number);
-    page->number = number;
-    blocks->page_count++;
-    return page;
-}
-
 /* ---- entries of a page ------------------------------------------------------------------------------------------- */
 
-static MT_ALWAYS_INLINE uint32_t next_place(const struct mt_block_page *page, uint32_t i)
+static MT_ALWAYS_INLINE uint32_t next_place(uint32_t capacity, uint32_t i)
 {
-    return i + 1 < page->capacity ? i + 1 : 0;
+    return i + 1 < capacity ? i + 1 : 0;
 }
 
 /* The entry of an address, or the empty one where it belongs. */
-static MT_ALWAYS_INLINE struct mt_block_entry *probe(const struct mt_block_page *page, uint64_t address)
+static MT_ALWAYS_INLINE uint32_t probe(const struct mt_block_entry *entries, uint32_t capacity, uint64_t address)
 {
-    uint32_t place = (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1, i = mt_blocks_home(page, address);
+    uint32_t place = (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1, i = mt_blocks_home(capacity, address);
 
-    while (page->entries[i].place != place && page->entries[i].place != 0)
-        i = next_place(page, i);
-    return &page->entries[i];
+    while (entries[i].place != place && entries[i].place != 0)
+        i = next_place(capacity, i);
+    return i;
 }
 
 static MT_NOINLINE int resize(struct mt_block_page *page, uint32_t capacity)
 {
-    struct mt_block_page fresh = *page;
+    struct mt_block_entry *old = mt_blocks_entries(page), *fresh = calloc(capacity, sizeof(*fresh));
 
-    fresh.capacity = capacity;
-    fresh.entries = calloc(capacity, sizeof(*fresh.entries));
-    if (!fresh.entries)
+    if (!fresh)
         return -ENOMEM;
-    for (uint32_t i = 0; i < page->capacity; i++)
-        if (page->entries[i].place)
-            *probe(&fresh, page->entries[i].place - 1u) = page->entries[i];
-    free(page->entries);
-    *page = fresh;
+    for (uint32_t i = 0, left = count_of(page); left; i++) {
+        if (!old[i].place)
+            continue;
+        fresh[probe(fresh, capacity, old[i].place - 1u)] = old[i];
+        left--;
+    }
+    free(old);
+    page->key = number_of(page) << MT_BLOCKS_UNITS_BITS | capacity / MT_BLOCKS_UNIT;
+    page->array = (uint64_t)(uintptr_t)fresh << MT_BLOCKS_COUNT_BITS | count_of(page);
     return 0;
 }
 
@@ -182,70 +174,103 @@ static MT_NOINLINE void shrink(struct mt_block_page *page)
 {
     uint32_t capacity = FIRST_ENTRIES;
 
-    while (capacity < page->count * 2)
+    while (capacity < count_of(page) * 2)
         capacity = next_capacity(capacity);
     resize(page, capacity);
 }
 
-static MT_ALWAYS_INLINE uint32_t home_of(const struct mt_block_page *page, uint32_t i)
+static MT_ALWAYS_INLINE bool has_room(uint32_t count, uint32_t capacity)
 {
-    return mt_blocks_home(page, page->entries[i].place - 1u);
+    return count * 8 <= capacity * 7;
 }
 
-static MT_ALWAYS_INLINE bool table_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
+/* Programs that grow fill page after page in the same way: room for as many as are in pages made a while ago. */
+static uint32_t first_capacity(const struct mt_blocks *blocks)
 {
-    struct mt_block_page *page = page_probe(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1);
-    struct mt_block_entry *e;
-    uint32_t hole, i;
+    uint32_t count = UINT32_MAX, capacity = FIRST_ENTRIES;
 
-    if (MT_UNLIKELY(!page->count))
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t elder = count_of(mt_blocks_page(blocks, blocks->elders[(blocks->next_elder + i) % MT_BLOCKS_ELDERS]));
+
+        if (elder < count)
+            count = elder;
+    }
+    while (!has_room(count, capacity))
+        capacity = next_capacity(capacity);
+    return capacity;
+}
+
+static MT_NOINLINE struct mt_block_page *page_make(struct mt_blocks *blocks, uint64_t number)
+{
+    struct mt_block_page *page;
+    uint32_t capacity;
+
+    if ((blocks->page_count + 1) * 4 > (blocks->page_mask + 1) * 3 && pages_anew(blocks) < 0 &&
+        blocks->page_count >= blocks->page_mask)
+        return NULL;
+    capacity = first_capacity(blocks);
+    page = mt_blocks_page(blocks, number);
+    page->key = number << MT_BLOCKS_UNITS_BITS;
+    blocks->page_count++;
+    blocks->elders[blocks->next_elder++ % MT_BLOCKS_ELDERS] = number;
+    resize(page, capacity); /* without memory it has no entries yet */
+    return page;
+}
+
+bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
+{
+    struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
+    struct mt_block_entry *entries = mt_blocks_entries(page);
+    uint32_t capacity = mt_blocks_capacity(page), hole, i;
+
+    if (MT_UNLIKELY(!count_of(page)))
         return false;
-    e = probe(page, address);
-    if (MT_UNLIKELY(!e->place))
+    hole = i = probe(entries, capacity, address);
+    if (MT_UNLIKELY(!entries[hole].place))
         return false;
-    *ret_block = block_of(blocks, page->number, e, true);
-    hole = i = (uint32_t)(e - page->entries);
+    *ret_block = block_of(blocks, number_of(page), &entries[hole], true);
     for (;;) {
-        i = next_place(page, i);
-        if (MT_LIKELY(!page->entries[i].place))
+        i = next_place(capacity, i);
+        if (MT_LIKELY(!entries[i].place))
             break;
         /* It may move into the hole unless its home lies cyclically in (hole, i]. */
-        uint32_t home = home_of(page, i), from_home = i >= home ? i - home : i + page->capacity - home;
-        if (from_home >= (i >= hole ? i - hole : i + page->capacity - hole)) {
-            page->entries[hole] = page->entries[i];
+        uint32_t home = mt_blocks_home(capacity, entries[i].place - 1u), from_home = i >= home ? i - home : i + capacity - home;
+        if (from_home >= (i >= hole ? i - hole : i + capacity - hole)) {
+            entries[hole] = entries[i];
             hole = i;
         }
     }
-    page->entries[hole].place = 0;
-    page->count--;
+    entries[hole].place = 0;
+    page->array--;
     blocks->count--;
-    if (MT_UNLIKELY(page->count * 6 < page->capacity && page->capacity > FIRST_ENTRIES * 2))
+    if (MT_UNLIKELY(count_of(page) * 6 < capacity && capacity > FIRST_ENTRIES * 2))
         shrink(page);
     return true;
 }
 
-static MT_ALWAYS_INLINE int table_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
+int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
 {
-    uint64_t number = (block->address >> MT_BLOCKS_PAGE_BITS) + 1;
+    uint64_t number = mt_blocks_number(block->address);
     uint32_t size = block->size < SIZE_LIMIT ? (uint32_t)block->size : SIZE_LIMIT;
-    struct mt_block_page *page = page_probe(blocks, number);
+    struct mt_block_page *page = mt_blocks_page(blocks, number);
     struct mt_block_entry *e;
 
-    if (MT_UNLIKELY(!page->number)) {
+    if (MT_UNLIKELY(!page->key)) {
         page = page_make(blocks, number);
         if (!page)
             return -ENOMEM;
     }
-    if (MT_UNLIKELY((page->count + 1) * 8 > page->capacity * 7)) {
-        if (resize(page, next_capacity(page->capacity)) < 0 && page->count + 1 >= page->capacity)
+    if (MT_UNLIKELY(!has_room(count_of(page) + 1, mt_blocks_capacity(page)))) {
+        if (resize(page, next_capacity(mt_blocks_capacity(page))) < 0 && count_of(page) + 1 >= mt_blocks_capacity(page))
             return -ENOMEM;
     }
     if (MT_UNLIKELY(size == SIZE_LIMIT) && large_put(blocks, block->address, block->size) < 0)
         return -ENOMEM;
-    e = probe(page, block->address);
+    e = mt_blocks_entries(page);
+    e += probe(e, mt_blocks_capacity(page), block->address);
     if (MT_UNLIKELY(e->place)) {
         *ret_replaced = block_of(blocks, number, e, true);
-        page->count--;
+        page->array--;
         blocks->count--;
     }
     *e = (struct mt_block_entry){.place = (uint16_t)((block->address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1),
@@ -253,67 +278,19 @@ static MT_ALWAYS_INLINE int table_insert(struct mt_blocks *blocks, const struct 
         .site_thread = block->site << 8 | block->thread,
         .birth = block->birth,
         .size = size};
-    page->count++;
+    page->array++;
     blocks->count++;
     return 0;
 }
 
 /* ---- the young ones in front ---------------------------------------------------------------------------------------- */
 
-bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
-{
-    if (MT_LIKELY(blocks->young)) {
-        struct mt_block *young = mt_blocks_young(blocks, address);
-
-        if (young->address == address && address) {
-            *ret_block = *young;
-            young->address = 0;
-            blocks->count--;
-            return true;
-        }
-    }
-    return table_remove(blocks, address, ret_block);
-}
-
-/* A young one goes into the table: it is counted already. */
-static MT_ALWAYS_INLINE int grow_old(struct mt_blocks *blocks, struct mt_block *young, struct mt_block *ret_replaced)
-{
-    int r = table_insert(blocks, young, ret_replaced);
-
-    if (r < 0)
-        return r;
-    blocks->count--;
-    young->address = 0;
-    return 0;
-}
-
-int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
-{
-    struct mt_block *young;
-
-    ret_replaced->address = 0;
-    if (MT_UNLIKELY(block->site >= MT_BLOCKS_SITE_MAX))
-        return -ERANGE;
-    if (MT_UNLIKELY(!blocks->young))
-        return table_insert(blocks, block, ret_replaced);
-    young = mt_blocks_young(blocks, block->address);
-    if (MT_UNLIKELY(young->address == block->address)) {
-        *ret_replaced = *young;
-        blocks->count--;
-    } else if (young->address && grow_old(blocks, young, ret_replaced) < 0) {
-        return -ENOMEM;
-    }
-    *young = *block;
-    blocks->count++;
-    return 0;
-}
-
 int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context, const struct mt_block *block), void *context)
 {
     for (size_t i = 0; blocks->young && i < YOUNG; i++) {
         struct mt_block *young = &blocks->young[i], other = {0};
 
-        if (young->address && grow_old(blocks, young, &other) < 0)
+        if (young->address && mt_blocks_grow_old(blocks, young, &other) < 0)
             return -ENOMEM;
         if (other.address)
             replaced(context, &other);
@@ -333,10 +310,12 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
     for (; cursor->page <= blocks->page_mask; cursor->page++, cursor->entry = 0) {
         const struct mt_block_page *page = &blocks->pages[cursor->page];
 
-        for (; page->count && cursor->entry < page->capacity; cursor->entry++) {
-            if (!page->entries[cursor->entry].place)
+        for (; count_of(page) && cursor->entry < mt_blocks_capacity(page); cursor->entry++) {
+            const struct mt_block_entry *e = &mt_blocks_entries(page)[cursor->entry];
+
+            if (!e->place)
                 continue;
-            *ret_block = block_of((struct mt_blocks *)blocks, page->number, &page->entries[cursor->entry], false);
+            *ret_block = block_of((struct mt_blocks *)blocks, number_of(page), e, false);
             cursor->entry++;
             return true;
         }
@@ -349,6 +328,6 @@ void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits)
     for (size_t i = 0; blocks->young && i < YOUNG; i++)
         blocks->young[i].birth >>= bits;
     for (size_t i = 0; i <= blocks->page_mask; i++)
-        for (uint32_t k = 0; k < blocks->pages[i].capacity; k++)
-            blocks->pages[i].entries[k].birth >>= bits;
+        for (uint32_t k = 0; k < mt_blocks_capacity(&blocks->pages[i]); k++)
+            mt_blocks_entries(&blocks->pages[i])[k].birth >>= bits;
 }

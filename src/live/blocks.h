@@ -6,7 +6,8 @@
  * of a page are spread over it: a block's home is at that part of the array at which its address is in the page; from there on by linear
  * probing, with no tombstones. A sequence of blocks is then a walk through the array.
  *
- * 16 bytes an entry, arrays between a sixth and seven eighths full. A page without blocks may stay in the table until that is made anew.
+ * 16 bytes an entry, arrays between a sixth and seven eighths full, but for new ones, which have room for as many as there are in the pages that
+ * were made a while ago. A page without blocks may stay in the table until that is made anew.
  *
  * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
  * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves
@@ -16,6 +17,7 @@
 #define MT_LIVE_BLOCKS_H
 
 #include <assert.h>
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +27,9 @@
 #define MT_BLOCKS_SITE_MAX (UINT32_C(1) << 24)
 #define MT_BLOCKS_ITERATION_MAX UINT16_MAX
 #define MT_BLOCKS_PAGE_BITS 12
+#define MT_BLOCKS_UNIT 4 /* entries: capacities are multiples */
+#define MT_BLOCKS_UNITS_BITS 11
+#define MT_BLOCKS_COUNT_BITS 16
 
 struct mt_block {
     uint64_t address; /* not 0 */
@@ -44,9 +49,8 @@ struct mt_block_entry {
 };
 
 struct mt_block_page {
-    uint64_t number; /* address >> MT_BLOCKS_PAGE_BITS, plus one; 0: empty slot */
-    struct mt_block_entry *entries;
-    uint32_t count, capacity;
+    uint64_t key;   /* number << MT_BLOCKS_UNITS_BITS | capacity in units; 0: empty slot. The number: address >> MT_BLOCKS_PAGE_BITS, plus one */
+    uint64_t array; /* address of the entries << MT_BLOCKS_COUNT_BITS | how many are in use */
 };
 
 struct mt_large_block { /* whose size does not fit */
@@ -54,6 +58,7 @@ struct mt_large_block { /* whose size does not fit */
 };
 
 #define MT_BLOCKS_YOUNG_BITS 9
+#define MT_BLOCKS_ELDERS 64
 
 struct mt_blocks {
     struct mt_block *young; /* by hash of the address; address 0: no block. NULL: not in use */
@@ -61,6 +66,8 @@ struct mt_blocks {
     size_t page_mask, page_count; /* slots in use, those of pages without blocks included */
     unsigned page_shift;
     size_t count; /* blocks */
+    uint64_t elders[MT_BLOCKS_ELDERS]; /* numbers of the pages made last, cyclically */
+    unsigned next_elder;
     struct mt_large_block *large;
     size_t large_count, large_capacity;
 };
@@ -71,14 +78,9 @@ void mt_blocks_finish(struct mt_blocks *blocks);
 /* From now on a block is found to be replaced at once. Calls replaced() for those that already were. Returns 0 or -ENOMEM (try again). */
 int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context, const struct mt_block *block), void *context);
 
-/* Takes the block at an address out. False: there is none. */
-bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block);
-
-/*
- * Puts a block in. Where one is found to be replaced (see above: mostly one of the same address), it is given in *ret_replaced, else its address is 0.
- * -ENOMEM; -ERANGE for a site that does not fit.
- */
-int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced);
+/* The table behind the young ones: the same as mt_blocks_remove() and mt_blocks_insert() below. ret_replaced is left alone unless there is one. */
+bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block);
+int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced);
 
 /* Where a walk through all blocks is; begins as zeroes. */
 struct mt_blocks_cursor {
@@ -92,6 +94,21 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
 /* Shifts all births right: the unit becomes longer. */
 void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits);
 
+static inline uint64_t mt_blocks_number(uint64_t address)
+{
+    return (address >> MT_BLOCKS_PAGE_BITS) + 1;
+}
+
+static inline uint32_t mt_blocks_capacity(const struct mt_block_page *page)
+{
+    return (uint32_t)(page->key & ((1u << MT_BLOCKS_UNITS_BITS) - 1)) * MT_BLOCKS_UNIT;
+}
+
+static inline struct mt_block_entry *mt_blocks_entries(const struct mt_block_page *page)
+{
+    return (struct mt_block_entry *)(uintptr_t)(page->array >> MT_BLOCKS_COUNT_BITS); /* user addresses have 48 bits, or fewer */
+}
+
 /* Multiplicative hashing (Knuth, TAOCP 6.4). */
 static inline size_t mt_blocks_page_home(const struct mt_blocks *blocks, uint64_t number)
 {
@@ -103,24 +120,94 @@ static inline struct mt_block *mt_blocks_young(const struct mt_blocks *blocks, u
     return &blocks->young[(address * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_BLOCKS_YOUNG_BITS)];
 }
 
+/* The slot of a page, or the empty one where it belongs. */
+static MT_ALWAYS_INLINE struct mt_block_page *mt_blocks_page(const struct mt_blocks *blocks, uint64_t number)
+{
+    size_t i = mt_blocks_page_home(blocks, number);
+
+    while (blocks->pages[i].key >> MT_BLOCKS_UNITS_BITS != number && blocks->pages[i].key != 0)
+        i = (i + 1) & blocks->page_mask;
+    return &blocks->pages[i];
+}
+
+static MT_ALWAYS_INLINE uint32_t mt_blocks_home(uint32_t capacity, uint64_t address)
+{
+    return (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * capacity >> MT_BLOCKS_PAGE_BITS;
+}
+
 /* A block at this address is about to be asked for in the table: first its page, then, when that has come, its entry. */
-static inline void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
+static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
-    mt_prefetch(&blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)]);
+    const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))];
+
+    mt_prefetch(page);
+    mt_prefetch(page + 1); /* where its home is another's: in one of four in the next cache line */
 }
 
-static inline uint32_t mt_blocks_home(const struct mt_block_page *page, uint64_t address)
+static MT_ALWAYS_INLINE void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
 {
-    return (uint32_t)((address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * page->capacity) >> MT_BLOCKS_PAGE_BITS;
+    const struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
+    uintptr_t entry = (uintptr_t)mt_blocks_entries(page) + mt_blocks_home(mt_blocks_capacity(page), address) * sizeof(struct mt_block_entry);
+
+    mt_prefetch((const void *)entry); /* of an empty slot no address at all, which does no harm */
+    mt_prefetch((const void *)(entry + sizeof(struct mt_block_entry))); /* looked at, too: in one of four in the next cache line */
 }
 
-static inline void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
+/* Takes the block at an address out. False: there is none. */
+static MT_ALWAYS_INLINE bool mt_blocks_remove(struct mt_blocks *blocks, uint64_t address, struct mt_block *ret_block)
 {
-    const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, (address >> MT_BLOCKS_PAGE_BITS) + 1)];
+    if (MT_LIKELY(blocks->young)) {
+        struct mt_block *young = mt_blocks_young(blocks, address);
 
-    mt_prefetch(page->entries + mt_blocks_home(page, address));
+        if (young->address == address && address) {
+            *ret_block = *young;
+            young->address = 0;
+            blocks->count--;
+            return true;
+        }
+    }
+    return mt_blocks_remove_old(blocks, address, ret_block);
+}
+
+/* A young one goes into the table: it is counted already. */
+static MT_ALWAYS_INLINE int mt_blocks_grow_old(struct mt_blocks *blocks, struct mt_block *young, struct mt_block *ret_replaced)
+{
+    int r = mt_blocks_insert_old(blocks, young, ret_replaced);
+
+    if (MT_UNLIKELY(r < 0))
+        return r;
+    blocks->count--;
+    young->address = 0;
+    return 0;
+}
+
+/*
+ * Puts a block in. Where one is found to be replaced (see above: mostly one of the same address), it is given in *ret_replaced, else its address is 0.
+ * -ENOMEM; -ERANGE for a site that does not fit.
+ */
+static MT_ALWAYS_INLINE int mt_blocks_insert(struct mt_blocks *blocks, const struct mt_block *block, struct mt_block *ret_replaced)
+{
+    struct mt_block *young;
+
+    ret_replaced->address = 0;
+    if (MT_UNLIKELY(block->site >= MT_BLOCKS_SITE_MAX))
+        return -ERANGE;
+    if (MT_UNLIKELY(!blocks->young))
+        return mt_blocks_insert_old(blocks, block, ret_replaced);
+    young = mt_blocks_young(blocks, block->address);
+    if (MT_UNLIKELY(young->address == block->address)) {
+        *ret_replaced = *young;
+        blocks->count--;
+    } else if (young->address && MT_UNLIKELY(mt_blocks_grow_old(blocks, young, ret_replaced) < 0)) {
+        return -ENOMEM;
+    }
+    *young = *block;
+    blocks->count++;
+    return 0;
 }
 
 static_assert(sizeof(struct mt_block_entry) == 16, "four entries a cache line");
+static_assert(sizeof(struct mt_block_page) == 16, "four pages a cache line");
+static_assert(64 - MT_BLOCKS_PAGE_BITS + 1 + MT_BLOCKS_UNITS_BITS <= 64, "a page's number and its capacity fit a word");
 
 #endif

@@ -306,7 +306,7 @@ static MT_ALWAYS_INLINE uint64_t table_address(const struct mt_blocks *blocks, c
     if (!blocks->young)
         return event->address;
     young = mt_blocks_young(blocks, event->address)->address;
-    if (event->node != 0) /* it comes: the one that has its place has to make room */
+    if (event->type == MT_RECORD_ALLOC || event->type == MT_RECORD_OBJECT_ALLOC) /* it comes: the one that has its place has to make room */
         return young;
     return young == event->address ? 0 : event->address;
 }
@@ -348,14 +348,24 @@ static MT_ALWAYS_INLINE void apply_known_thread(struct mt_live *live, const stru
         apply(live, event);
 }
 
+static MT_ALWAYS_INLINE bool are_far(const struct mt_live *live)
+{
+    return live->heaps[MT_LIVE_HEAP_MALLOC].blocks.count + live->heaps[MT_LIVE_HEAP_PYTHON].blocks.count > NEAR_BLOCKS;
+}
+
+void mt_live_expect(const struct mt_live *live, const struct mt_event *events, size_t count)
+{
+    for (size_t i = 0; are_far(live) && i < count && i < PAGE_AHEAD; i++)
+        ask_page(live, &events[i]);
+}
+
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count)
 {
-    bool far_blocks = live->heaps[MT_LIVE_HEAP_MALLOC].blocks.count + live->heaps[MT_LIVE_HEAP_PYTHON].blocks.count > NEAR_BLOCKS;
-    bool far_sites = live->site_count > NEAR_SITES;
+    bool far_blocks = are_far(live), far_sites = live->site_count > NEAR_SITES;
 
     live->totals.events += count;
-    for (size_t i = 0; far_blocks && i < count && i < PAGE_AHEAD; i++)
-        ask_page(live, &events[i]);
+    for (size_t i = 0; far_blocks && i < count && i < BLOCK_AHEAD; i++)
+        ask_block(live, &events[i]);
     for (size_t i = 0; i < count; i++) {
         if (far_blocks && i + PAGE_AHEAD < count)
             ask_page(live, &events[i + PAGE_AHEAD]);

@@ -124,6 +124,9 @@ uint32_t mt_live_thread(struct mt_live *live);
 /* Applies events in order. Types with text and unknown types are ignored. */
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count);
 
+/* These events are about to be applied; their nodes may not be known yet. Worth calling some time before. */
+void mt_live_expect(const struct mt_live *live, const struct mt_event *events, size_t count);
+
 /* An event of this type with this node is about to come. */
 void mt_live_prefetch_node(const struct mt_live *live, uint32_t type, uint32_t node);
 

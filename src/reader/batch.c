@@ -47,6 +47,7 @@ void batch_flush(struct drain *d)
 {
     struct tables *tables = &d->target->tables;
 
+    mt_live_expect(d->target->live, d->events, d->event_count);
     for (size_t i = 0; i < d->change_count; i++) {
         const struct stack_change *change = &d->changes[i];
         struct inner_stack *inner;

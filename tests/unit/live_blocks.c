@@ -154,6 +154,42 @@ static void test_full_and_empty_pages(void **state)
     mt_blocks_finish(&blocks);
 }
 
+static uint32_t capacity_at(const struct mt_blocks *blocks, uint64_t address)
+{
+    return mt_blocks_capacity(mt_blocks_page(blocks, mt_blocks_number(address)));
+}
+
+/* Pages filled one after the other: the first grow step by step, the others have their room from the beginning, and less if fewer blocks come. */
+static void test_room_like_the_elders(void **state)
+{
+    struct mt_block block = {.size = 1}, other;
+    struct mt_blocks blocks;
+    const uint64_t pages = 4 * MT_BLOCKS_ELDERS;
+
+    (void)state;
+    assert_int_equal(mt_blocks_init(&blocks), 0);
+    assert_int_equal(mt_blocks_distrust(&blocks, never, NULL), 0);
+    for (uint64_t page = 0; page < pages; page++) {
+        for (uint64_t i = 0; i < 40; i++) {
+            block.address = 0x100000 + page * 4096 + i * 96;
+            assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
+            if (i == 0)
+                assert_int_equal(capacity_at(&blocks, block.address), page < MT_BLOCKS_ELDERS ? 4 : 48);
+        }
+        assert_int_equal(capacity_at(&blocks, block.address), 48);
+    }
+    for (uint64_t page = 0; page < pages; page++) {
+        block.address = 0x10000000 + page * 4096;
+        assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
+        assert_int_equal(capacity_at(&blocks, block.address), page + 1 < MT_BLOCKS_ELDERS ? 48 : 4);
+    }
+    for (uint64_t page = 0; page < pages; page++)
+        for (uint64_t i = 0; i < 40; i++)
+            assert_true(mt_blocks_remove(&blocks, 0x100000 + page * 4096 + i * 96, &other));
+    assert_int_equal(blocks.count, pages);
+    mt_blocks_finish(&blocks);
+}
+
 static void note(void *context, const struct mt_block *block)
 {
     *(struct mt_block *)context = *block;
@@ -197,6 +233,7 @@ int main(void)
         cmocka_unit_test(test_against_an_array),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_full_and_empty_pages),
+        cmocka_unit_test(test_room_like_the_elders),
         cmocka_unit_test(test_a_missed_free),
     };
 
