@@ -11,14 +11,19 @@
 #include "hook/hook.h"
 
 /* The number of the inner stack, with Python's already told. MT_PYTHON_INNER_NONE: there is no such stack here. */
-static MT_ALWAYS_INLINE uint32_t capture_inner(const struct mt_scope *scope, const struct mt_registers *caller)
+static MT_ALWAYS_INLINE uint32_t capture_inner(
+    const struct mt_scope *scope, const struct mt_registers *caller, const struct mt_inner_chain *chain)
 {
+    struct mt_inner_rules *rules = &scope->thread->python.rules;
     uint32_t number;
 
     if (MT_UNLIKELY(mt_gate_depth(scope->gate) || mt_state.stack.verify))
         return MT_PYTHON_INNER_NONE;
     mt_emit_python_stack(scope->thread, caller);
-    number = mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, caller);
+    /* Of another thread it is where a signal handler forked in between, and this is the child. */
+    if (MT_UNLIKELY((uintptr_t)chain - (uintptr_t)rules->chains >= sizeof rules->chains))
+        chain = mt_inner_chains_at(rules, caller->pc, caller->sp);
+    number = mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, chain, caller);
     return MT_LIKELY(number != MT_PYTHON_INNER_NONE) ? number : mt_emit_inner_stack(scope->thread, caller);
 }
 
@@ -29,7 +34,7 @@ static MT_COLD void record_whole(const struct mt_scope *scope, const void *p, si
     mt_emit_change(scope->thread, MT_RECORD_HEAP_ALLOC, (uintptr_t)p, fixed, 2, mt_capture(scope, caller));
 }
 
-static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const struct mt_registers *caller)
+static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const struct mt_registers *caller, const struct mt_inner_chain *chain)
 {
     struct mt_scope scope;
     uint32_t inner;
@@ -37,7 +42,7 @@ static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const stru
     if (!mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        if (MT_UNLIKELY(size_bytes > UINT32_MAX || (inner = capture_inner(&scope, caller)) == MT_PYTHON_INNER_NONE)) {
+        if (MT_UNLIKELY(size_bytes > UINT32_MAX || (inner = capture_inner(&scope, caller, chain)) == MT_PYTHON_INNER_NONE)) {
             record_whole(&scope, p, size_bytes, caller);
         } else if (mt_reserve(scope.thread, 2)) {
             uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_ALLOC, (uintptr_t)p);
@@ -75,7 +80,7 @@ static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const s
     }
     if (!mt_scope_open(&scope))
         return;
-    inner = capture_inner(&scope, caller);
+    inner = capture_inner(&scope, caller, NULL);
     whole = inner == MT_PYTHON_INNER_NONE; /* the old block ends; the new one begins on its own */
     if (mt_reserve(scope.thread, 3)) {
         uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_REALLOC_END, whole ? 0 : (uintptr_t)p);
@@ -91,14 +96,16 @@ static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const s
     mt_scope_close(&scope);
 }
 
-/* While the real call runs, what is known of its caller's stacks can come into the processor's cache. */
-static MT_ALWAYS_INLINE void expect_capture(uintptr_t pc, uintptr_t sp)
+/* While the real call runs, what is known of its caller's inner stack can come into the processor's cache. NULL: the thread has no ring yet, or another one for this. */
+static MT_ALWAYS_INLINE const struct mt_inner_chain *expect_capture(uintptr_t pc, uintptr_t sp)
 {
-    struct mt_thread *thread = mt_tls.thread;
+    const struct mt_inner_chain *chain;
 
-    if (MT_LIKELY(thread)) {
-        mt_prefetch(mt_inner_chains_at(&thread->python.rules, pc, sp));
-    }
+    if (MT_UNLIKELY(mt_tls.gate != mt_load_relaxed(&mt_state.epoch)))
+        return NULL;
+    chain = mt_inner_chains_at(&mt_tls.thread->python.rules, pc, sp);
+    mt_prefetch(chain);
+    return chain;
 }
 #define EXPECT_CAPTURE() expect_capture(MT_CALLER_PC(), MT_CALLER_SP())
 
@@ -115,15 +122,15 @@ static MT_ALWAYS_INLINE void expect_capture(uintptr_t pc, uintptr_t sp)
 static void *object_malloc(void *context, size_t size)
 {
     const struct mt_python_slot *slot = context;
+    const struct mt_inner_chain *chain = EXPECT_CAPTURE();
     void *p;
 
-    EXPECT_CAPTURE();
     SERVED(p = slot->inner.malloc(slot->inner.ctx, size));
     /* Inside of another wrapped call (MEM served by OBJ's allocator): one block. */
     if (MT_LIKELY(p && !mt_is_serving())) {
         struct mt_registers caller = MT_CALLER_REGISTERS();
 
-        record(p, size, &caller);
+        record(p, size, &caller, chain);
     }
     return p;
 }
@@ -131,14 +138,14 @@ static void *object_malloc(void *context, size_t size)
 static void *object_calloc(void *context, size_t count, size_t size)
 {
     const struct mt_python_slot *slot = context;
+    const struct mt_inner_chain *chain = EXPECT_CAPTURE();
     void *p;
 
-    EXPECT_CAPTURE();
     SERVED(p = slot->inner.calloc(slot->inner.ctx, count, size));
     if (MT_LIKELY(p && !mt_is_serving())) {
         struct mt_registers caller = MT_CALLER_REGISTERS();
 
-        record(p, count * size, &caller);
+        record(p, count * size, &caller, chain);
     }
     return p;
 }
@@ -158,7 +165,7 @@ static void *object_realloc(void *context, void *old, size_t size)
         if (old)
             record_resized(p, size, &caller);
         else
-            record(p, size, &caller);
+            record(p, size, &caller, NULL);
     }
     return p;
 }

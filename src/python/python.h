@@ -161,16 +161,15 @@ bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct 
 
 /*
  * The number of the native part of an object's stack, after mt_python_capture(): of what lies inside of the innermost Python frame. Programs make so many objects
- * that the rest, which Python's frames tell in their way, would cost more than it says. MT_PYTHON_INNER_NONE: it must be walked.
+ * that the rest, which Python's frames tell in their way, would cost more than it says. chain: mt_inner_chains_at(). MT_PYTHON_INNER_NONE: it must be walked.
  */
 #define MT_PYTHON_INNER_OTHER (1u << MT_INNER_CHAIN_BITS) /* the number of those that are not kept */
 #define MT_PYTHON_INNER_NONE UINT32_MAX
 static_assert(MT_PYTHON_INNER_OTHER < MT_RECORD_INNER_STACKS, "a number");
-static MT_ALWAYS_INLINE uint32_t mt_python_inner(
-    const struct mt_stack *stack, const struct mt_stack_thread *stack_thread, struct mt_python_thread *thread, const struct mt_registers *caller)
+static MT_ALWAYS_INLINE uint32_t mt_python_inner(const struct mt_stack *stack, const struct mt_stack_thread *stack_thread,
+    const struct mt_python_thread *thread, const struct mt_inner_chain *chain, const struct mt_registers *caller)
 {
-    const struct mt_inner_chain *chain = mt_stack_inner(stack, stack_thread, &thread->rules, caller);
-
+    chain = mt_stack_inner(stack, stack_thread, &thread->rules, chain, caller);
     return MT_LIKELY(chain && thread->frame_count) ? (uint32_t)(chain - thread->rules.chains) : MT_PYTHON_INNER_NONE;
 }
 

@@ -224,6 +224,7 @@ static MT_ALWAYS_INLINE uintptr_t mt_inner_differ(uintptr_t sp, const struct mt_
 {
     uintptr_t differs = 0;
 
+#pragma GCC unroll 4
     for (unsigned i = 0; i < 4; i++)
         differs |= *(const uintptr_t *)(sp + w->offsets[i]) ^ w->words[i];
     return differs;
@@ -239,11 +240,10 @@ static MT_ALWAYS_INLINE bool mt_inner_chain_holds(
     return !(mt_inner_differ(chain->sp, &chain->first) | (MT_UNLIKELY(chain->groups > 1) ? mt_inner_differ(chain->sp, &chain->second) : 0));
 }
 
-/* The chain of the inner stack that a walk from here would find; NULL: it must be made. */
-static MT_ALWAYS_INLINE const struct mt_inner_chain *mt_stack_inner(
-    const struct mt_stack *stack, const struct mt_stack_thread *thread, struct mt_inner_rules *rules, const struct mt_registers *registers)
+/* The chain of the inner stack that a walk from here would find, by what mt_inner_chains_at() gives; NULL: it must be made. */
+static MT_ALWAYS_INLINE const struct mt_inner_chain *mt_stack_inner(const struct mt_stack *stack, const struct mt_stack_thread *thread,
+    const struct mt_inner_rules *rules, const struct mt_inner_chain *chain, const struct mt_registers *registers)
 {
-    const struct mt_inner_chain *chain = mt_inner_chains_at(rules, registers->pc, registers->sp);
     const struct mt_stack_range *range = &thread->ranges[0];
 
     if (MT_UNLIKELY(range->generation != mt_load_relaxed(&stack->unmap_generation) ||
