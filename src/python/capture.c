@@ -71,7 +71,9 @@ MT_COLD bool mt_python_grow(struct mt_stack *stack, struct mt_python_thread *thr
         mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(old.capacity));
     } else {
         thread->hits = make_hits();
-        mt_fetch_add_relaxed(&stack->private_bytes, 4 * MT_PAGE_BYTES + (thread->hits ? HITS_BYTES : 0)); /* what is touched of it */
+        /* what is touched of it, and around it */
+        mt_fetch_add_relaxed(&stack->private_bytes, 4 * MT_PAGE_BYTES + (thread->hits ? HITS_BYTES : 0) +
+                (mt_python_here.mode == MT_PYTHON_MODE_OBJECTS ? sizeof thread->rules : 0));
     }
     return true;
 }
