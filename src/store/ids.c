@@ -137,5 +137,5 @@ void ids_forget(struct ids *ids)
     id_map_clear(&ids->stacks);
     id_map_clear(&ids->sites);
     id_map_clear(&ids->symbols);
-    *ids = (struct ids){0};
+    *ids = (struct ids){.generation = ids->generation + 1};
 }

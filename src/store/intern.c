@@ -1,6 +1,7 @@
 /*
  * Modules and frames: from a process's tables to rows that exist once per database.
  *
+ * intern_take()     takes in what is new of the tables
  * intern_known()    finds those that the database has
  * intern_want()     marks the frames that the wanted stacks consist of
  * intern_resolve()  asks symbol/ what the others are, a module at a time
@@ -15,20 +16,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "symbol/symbol.h"
 #include "wire/wire.h"
 
 enum { PSEUDO_UNKNOWN, PSEUDO_CUT, PSEUDO_OTHER }; /* offsets in the module of no file */
 static const char pseudo_module[] = "[unknown]";
 
-/* parent < node: no cycles, and a pass from 0 on meets callers first */
-static bool holds_together(const struct mt_store_stacks *s)
+/* parent < node: no cycles, and a pass from 0 on meets callers first. What was there before has been looked at. */
+static bool holds_together(const struct mt_store_intern *n, const struct mt_store_stacks *s)
 {
-    for (size_t i = 1; i < s->node_count; i++) {
+    for (size_t i = n->node_count ? n->node_count : 1; i < s->node_count; i++) {
         if (s->nodes[i].parent >= i || s->nodes[i].frame >= s->frame_count)
             return false;
     }
-    for (size_t i = 0; i < s->frame_count; i++) {
+    for (size_t i = n->frame_count; i < s->frame_count; i++) {
         if (s->frames[i].module >= s->module_count)
             return false;
     }
@@ -39,53 +39,66 @@ static void identify(const struct mt_store_module *module, struct module_work *w
 {
     size_t n = module->build_id_bytes < 32 ? module->build_id_bytes : 32;
 
+    work->path = module->path;
     work->runtime = runtime_module(module->path, module->flags);
     work->self = (module->flags & MT_MODULE_SELF) != 0;
     for (size_t i = 0; i < n; i++)
         snprintf(work->identity + 2 * i, sizeof(work->identity) - 2 * i, "%02x", module->build_id[i]);
 }
 
-int intern_create(struct mt_store *store, const struct mt_store_stacks *stacks, struct intern **ret_intern)
-{
-    struct intern *n;
+/* ---- the tables as they grow ------------------------------------------------------------------------------------------ */
 
-    if (!holds_together(stacks))
-        return -EINVAL;
-    n = calloc(1, sizeof(*n));
+static void free_lines(struct frame_work *f)
+{
+    for (size_t k = 0; k < f->line_count; k++) {
+        free(f->lines[k].function);
+        free(f->lines[k].file);
+    }
+    free(f->lines);
+    f->lines = NULL;
+    f->line_count = 0;
+}
+
+static void free_module(struct module_work *work)
+{
+    free(work->frames);
+    mt_symbol_close(work->symbols);
+}
+
+/* Forgets all but its room. */
+static void clear(struct mt_store_intern *n)
+{
+    for (size_t i = 0; i < n->frame_count; i++)
+        free_lines(&n->frames[i]);
+    for (size_t i = 0; i < n->module_count; i++)
+        free_module(&n->modules[i]);
+    n->module_count = n->frame_count = n->node_count = n->frames_known = n->nodes_known = 0;
+    n->wanted_count = n->wanted_queued = 0;
+    n->other_frame_id = 0;
+    n->heavy_open = NULL;
+    n->out_of_memory = false;
+}
+
+int mt_store_intern_create(struct mt_store *store, struct mt_store_intern **ret_intern)
+{
+    struct mt_store_intern *n = calloc(1, sizeof(*n));
+
     if (!n)
         return -ENOMEM;
     n->store = store;
-    n->stacks = stacks;
-    n->modules = calloc(stacks->module_count + 1, sizeof(*n->modules));
-    n->frames = calloc(stacks->frame_count + 1, sizeof(*n->frames));
-    n->node_wanted = calloc(stacks->node_count + 1, 1);
-    n->node_stack = calloc(stacks->node_count + 1, sizeof(*n->node_stack));
-    n->node_folded = calloc(stacks->node_count + 1, sizeof(*n->node_folded));
-    if (!n->modules || !n->frames || !n->node_wanted || !n->node_stack || !n->node_folded) {
-        intern_destroy(n);
-        return -ENOMEM;
-    }
-    for (size_t i = 0; i < stacks->module_count; i++)
-        identify(&stacks->modules[i], &n->modules[i]);
+    n->generation = store->ids.generation;
     *ret_intern = n;
     return 0;
 }
 
-void intern_destroy(struct intern *n)
+void mt_store_intern_destroy(struct mt_store_intern *n)
 {
     if (!n)
         return;
-    for (size_t i = 0; n->frames && i < n->stacks->frame_count; i++) {
-        for (size_t k = 0; k < n->frames[i].line_count; k++) {
-            free(n->frames[i].lines[k].function);
-            free(n->frames[i].lines[k].file);
-        }
-        free(n->frames[i].lines);
-    }
-    for (size_t i = 0; n->modules && i < n->stacks->module_count; i++)
-        free(n->modules[i].frames);
+    clear(n);
     free(n->modules);
     free(n->frames);
+    free(n->wanted);
     free(n->node_wanted);
     free(n->node_stack);
     free(n->node_folded);
@@ -93,12 +106,123 @@ void intern_destroy(struct intern *n)
     free(n);
 }
 
-static const char *identity_of(const struct intern *n, uint32_t module)
+static bool grow(void **items, size_t capacity, size_t item_bytes)
+{
+    void *bigger = reallocarray(*items, capacity, item_bytes);
+
+    if (!bigger)
+        return false;
+    *items = bigger;
+    return true;
+}
+
+static int make_room(struct mt_store_intern *n, size_t frames, size_t nodes)
+{
+    if (frames > n->frame_capacity) {
+        size_t capacity = frames + n->frame_capacity / 2;
+        if (!grow((void **)&n->frames, capacity, sizeof(*n->frames)) || !grow((void **)&n->wanted, capacity, sizeof(*n->wanted)))
+            return -ENOMEM;
+        n->frame_capacity = capacity;
+    }
+    if (nodes > n->node_capacity) {
+        size_t capacity = nodes + n->node_capacity / 2;
+        if (!grow((void **)&n->node_wanted, capacity, sizeof(*n->node_wanted)) ||
+            !grow((void **)&n->node_stack, capacity, sizeof(*n->node_stack)) ||
+            !grow((void **)&n->node_folded, capacity, sizeof(*n->node_folded)))
+            return -ENOMEM;
+        n->node_capacity = capacity;
+    }
+    return 0;
+}
+
+/* Modules that are new may stand between those that are not, which keep their order. -ESTALE: that is not so. */
+static int take_modules(struct mt_store_intern *n, const struct mt_store_stacks *s)
+{
+    struct module_work *modules, *heavy = NULL;
+    size_t old = 0;
+
+    if (s->module_count == n->module_count)
+        return 0;
+    modules = calloc(s->module_count + 1, sizeof(*modules));
+    if (!modules)
+        return -ENOMEM;
+    for (size_t i = 0; i < s->module_count; i++) {
+        if (old < n->module_count && n->modules[old].path == s->modules[i].path) {
+            modules[i] = n->modules[old];
+            if (n->heavy_open == &n->modules[old])
+                heavy = &modules[i];
+            old++;
+        } else {
+            identify(&s->modules[i], &modules[i]);
+        }
+    }
+    if (old < n->module_count) {
+        free(modules);
+        return -ESTALE;
+    }
+    free(n->modules);
+    n->modules = modules;
+    n->module_count = s->module_count;
+    n->heavy_open = heavy;
+    return 0;
+}
+
+int intern_take(struct mt_store_intern *n, const struct mt_store_stacks *s)
+{
+    int r;
+
+    if (n->generation != n->store->ids.generation || n->out_of_memory || s->module_count < n->module_count ||
+        s->frame_count < n->frame_count || s->node_count < n->node_count)
+        clear(n);
+    n->generation = n->store->ids.generation;
+    if (!holds_together(n, s))
+        return -EINVAL;
+    r = make_room(n, s->frame_count + 1, s->node_count + 1);
+    if (r == 0)
+        r = take_modules(n, s);
+    if (r == -ESTALE) {
+        clear(n);
+        return intern_take(n, s);
+    }
+    if (r < 0)
+        return r;
+    memset(n->frames + n->frame_count, 0, (s->frame_count - n->frame_count) * sizeof(*n->frames));
+    memset(n->node_wanted + n->node_count, 0, s->node_count - n->node_count);
+    memset(n->node_stack + n->node_count, 0, (s->node_count - n->node_count) * sizeof(*n->node_stack));
+    memset(n->node_folded + n->node_count, 0, (s->node_count - n->node_count) * sizeof(*n->node_folded));
+    n->frame_count = s->frame_count;
+    n->node_count = s->node_count;
+    n->stacks = s;
+    n->postponed = false;
+    return 0;
+}
+
+static void close_heavy(struct mt_store_intern *n)
+{
+    if (n->heavy_open) {
+        mt_symbol_close(n->heavy_open->symbols);
+        n->heavy_open->symbols = NULL;
+    }
+    n->heavy_open = NULL;
+}
+
+void intern_leave(struct mt_store_intern *n)
+{
+    const struct ids *ids = &n->store->ids;
+
+    close_heavy(n);
+    n->stacks = NULL;
+    n->last_frame = ids->last_frame;
+    n->last_stack = ids->last_stack;
+    n->last_site = ids->last_site;
+}
+
+static const char *identity_of(const struct mt_store_intern *n, uint32_t module)
 {
     return n->modules[module].identity[0] ? n->modules[module].identity : n->stacks->modules[module].path;
 }
 
-static uint64_t offset_of(const struct intern *n, uint32_t frame)
+static uint64_t offset_of(const struct mt_store_intern *n, uint32_t frame)
 {
     const struct mt_store_frame *f = &n->stacks->frames[frame];
 
@@ -109,7 +233,7 @@ static uint64_t offset_of(const struct intern *n, uint32_t frame)
 
 /* ---- what is there ------------------------------------------------------------------------------------------------ */
 
-static void find_frame(struct intern *n, uint32_t frame)
+static void find_frame(struct mt_store_intern *n, uint32_t frame)
 {
     const struct module_work *work = &n->modules[n->stacks->frames[frame].module];
 
@@ -117,42 +241,58 @@ static void find_frame(struct intern *n, uint32_t frame)
         n->frames[frame].frame_id = id_map_get(&n->store->ids.frames, (uint64_t)work->module_id, offset_of(n, frame));
 }
 
-static int known_user(const struct intern *n, int64_t frame_id)
+static int known_user(const struct mt_store_intern *n, int64_t frame_id)
 {
     return (int)id_map_get(&n->store->ids.users, (uint64_t)frame_id, 0) - 2; /* 1: none */
 }
 
-static int find_modules(struct intern *n)
+/* Has anyone else added to what we know? */
+static bool is_behind(const struct mt_store_intern *n)
+{
+    const struct ids *ids = &n->store->ids;
+
+    return n->last_frame != ids->last_frame || n->last_stack != ids->last_stack || n->last_site != ids->last_site;
+}
+
+static int find_modules(struct mt_store_intern *n)
 {
     bool own = sqlite3_get_autocommit(n->store->db) != 0;
     int r = own ? store_exec(n->store, "BEGIN") : 0; /* one look for all of it */
 
     if (r == 0)
         r = ids_learn(n->store);
-    for (size_t i = 0; i < n->stacks->module_count && r == 0; i++) {
-        if (!n->modules[i].self)
-            r = store_find(n->store, &n->modules[i].module_id, S_MODULE_FIND, "t", identity_of(n, (uint32_t)i));
+    if (r == 0 && !n->ahead && is_behind(n))
+        n->frames_known = n->nodes_known = 0;
+    for (size_t i = 0; i < n->module_count && r == 0; i++) {
+        struct module_work *work = &n->modules[i];
+        if (!work->self && !work->module_id && (!work->looked_for || !n->frames_known))
+            r = store_find(n->store, &work->module_id, S_MODULE_FIND, "t", identity_of(n, (uint32_t)i));
+        work->looked_for = true;
     }
     if (own && !sqlite3_get_autocommit(n->store->db))
         store_exec(n->store, "COMMIT");
     return r;
 }
 
-int intern_known(struct intern *n)
+int intern_known(struct mt_store_intern *n)
 {
     const struct mt_store_stacks *s = n->stacks;
     int r = find_modules(n);
 
-    for (size_t i = 0; i < s->frame_count && r == 0; i++) {
-        struct frame_work *f = &n->frames[i];
-        const struct module_work *work = &n->modules[s->frames[i].module];
-        f->user = work->runtime || (s->frames[i].flags & MT_FRAME_CUT) ? USER_NONE : USER_UNKNOWN;
+    for (; n->frames_known < s->frame_count && r == 0; n->frames_known++) {
+        struct frame_work *f = &n->frames[n->frames_known];
+        const struct mt_store_frame *from = &s->frames[n->frames_known];
+        const struct module_work *work = &n->modules[from->module];
+        if (f->frame_id)
+            continue;
+        if (!f->queued || f->asked)
+            f->user = work->runtime || (from->flags & MT_FRAME_CUT) ? USER_NONE : USER_UNKNOWN;
         if (work->self)
             continue;
-        find_frame(n, (uint32_t)i);
+        find_frame(n, (uint32_t)n->frames_known);
         if (f->frame_id)
             f->user = known_user(n, f->frame_id);
-        if (s->frames[i].flags & MT_FRAME_PYTHON)
+        if (from->flags & MT_FRAME_PYTHON)
             f->user = 0;
     }
     return r;
@@ -178,7 +318,7 @@ static int add_line(struct frame_work *f, const char *function, const char *file
 }
 
 /* A Python frame says itself what it means. */
-static int add_python_line(struct intern *n, uint32_t frame)
+static int add_python_line(struct mt_store_intern *n, uint32_t frame)
 {
     const struct mt_store_python_line *line = n->stacks->python_lines ? &n->stacks->python_lines[frame] : NULL;
     struct frame_work *to = &n->frames[frame];
@@ -191,7 +331,7 @@ static int add_python_line(struct intern *n, uint32_t frame)
 }
 
 struct resolving {
-    struct intern *intern;
+    struct mt_store_intern *intern;
     const struct module_work *module;
 };
 
@@ -208,6 +348,7 @@ static void on_symbol(size_t index, const struct mt_symbol *chain, size_t count,
 
 static void settle(struct frame_work *f, bool runtime)
 {
+    f->asked = false;
     f->user = f->line_count || runtime ? USER_NONE : 0;
     for (size_t i = f->line_count; i > 0; i--) {
         if (!f->lines[i - 1].runtime)
@@ -215,7 +356,25 @@ static void settle(struct frame_work *f, bool runtime)
     }
 }
 
-static int resolve_module(struct intern *n, uint32_t module)
+/* What has little in it stays open for the next frames, and one of those that have much until the end of the call. */
+static int open_module(struct mt_store_intern *n, struct module_work *work, const struct mt_store_module *m)
+{
+    /* Lines inside of the C library and the like help nobody, and its debug data takes longer to unpack than all the rest. */
+    int r = work->symbols ? 0
+                          : mt_symbol_open(m->path, m->build_id, m->build_id_bytes,
+                                work->runtime ? MT_SYMBOL_NAMES : MT_SYMBOL_ALL, &work->symbols);
+
+    if (r < 0 || n->heavy_open == work)
+        return r;
+    work->heavy = !mt_symbol_is_light(work->symbols);
+    if (work->heavy) {
+        close_heavy(n);
+        n->heavy_open = work;
+    }
+    return 0;
+}
+
+static int resolve_module(struct mt_store_intern *n, uint32_t module)
 {
     const struct mt_store_module *m = &n->stacks->modules[module];
     struct module_work *work = &n->modules[module];
@@ -223,16 +382,18 @@ static int resolve_module(struct intern *n, uint32_t module)
     uint64_t *offsets;
     int r;
 
-    if (work->frame_count == 0)
+    if (work->frame_count == 0 || (n->ahead && work->heavy))
+        return 0;
+    r = open_module(n, work, m);
+    if (r == 0 && n->ahead && work->heavy)
         return 0;
     offsets = calloc(work->frame_count, sizeof(*offsets));
     if (!offsets)
         return -ENOMEM;
     for (size_t i = 0; i < work->frame_count; i++)
         offsets[i] = offset_of(n, work->frames[i]);
-    /* Lines inside of the C library and the like help nobody, and its debug data takes longer to unpack than all the rest. */
-    r = mt_symbol_resolve(m->path, m->build_id, m->build_id_bytes, work->runtime ? MT_SYMBOL_NAMES : MT_SYMBOL_ALL, offsets,
-        work->frame_count, on_symbol, &at);
+    if (r == 0)
+        r = mt_symbol_find(work->symbols, offsets, work->frame_count, on_symbol, &at);
     free(offsets);
     for (size_t i = 0; i < work->frame_count; i++)
         settle(&n->frames[work->frames[i]], work->runtime);
@@ -240,7 +401,7 @@ static int resolve_module(struct intern *n, uint32_t module)
     return r == -ENOMEM || n->out_of_memory ? -ENOMEM : 0; /* anything else: no names */
 }
 
-int intern_want_frame(struct intern *n, uint32_t frame)
+int intern_want_frame(struct mt_store_intern *n, uint32_t frame)
 {
     const struct mt_store_frame *f = &n->stacks->frames[frame];
     struct module_work *work = &n->modules[f->module];
@@ -256,32 +417,41 @@ int intern_want_frame(struct intern *n, uint32_t frame)
         return add_line(to, f->flags & MT_FRAME_CUT ? "[cut]" : "[unknown]", NULL, 0, true);
     if (f->flags & MT_FRAME_CUT)
         return add_line(to, "[cut]", NULL, 0, true);
-    if ((work->frame_count & (work->frame_count + 1)) == 0) { /* 0, 1, 3, 7 ...: full */
+    if (work->frame_count == work->frame_capacity) {
         bigger = reallocarray(work->frames, 2 * work->frame_count + 1, sizeof(*bigger));
-        if (!bigger)
+        if (!bigger) {
+            n->out_of_memory = true;
             return -ENOMEM;
+        }
         work->frames = bigger;
+        work->frame_capacity = 2 * work->frame_count + 1;
     }
+    to->asked = true;
     work->frames[work->frame_count++] = frame;
     return 0;
 }
 
-void intern_want(struct intern *n, uint32_t node)
+void intern_want_one(struct mt_store_intern *n, uint32_t frame)
+{
+    if (!n->frames[frame].wanted)
+        n->wanted[n->wanted_count++] = frame; /* each once */
+    n->frames[frame].wanted = true;
+}
+
+void intern_want(struct mt_store_intern *n, uint32_t node)
 {
     for (; node != 0 && !n->node_wanted[node]; node = n->stacks->nodes[node].parent) {
         n->node_wanted[node] = 1;
-        n->frames[n->stacks->nodes[node].frame].wanted = true;
+        intern_want_one(n, n->stacks->nodes[node].frame);
     }
 }
 
-int intern_resolve(struct intern *n)
+int intern_resolve(struct mt_store_intern *n)
 {
     int r = 0;
 
-    for (size_t i = 0; i < n->stacks->frame_count && r == 0; i++) {
-        if (n->frames[i].wanted)
-            r = intern_want_frame(n, (uint32_t)i);
-    }
+    for (; n->wanted_queued < n->wanted_count && r == 0; n->wanted_queued++)
+        r = intern_want_frame(n, n->wanted[n->wanted_queued]);
     for (size_t i = 0; i < n->stacks->module_count && r == 0; i++)
         r = resolve_module(n, (uint32_t)i);
     return r;
@@ -335,28 +505,55 @@ static int add_frame(struct mt_store *store, int64_t module_id, uint64_t offset,
 }
 
 /* Another writer may have been first with any of them: ids_learn() was called in this transaction. */
-int intern_write(struct intern *n)
+static int write_frame(struct mt_store_intern *n, uint32_t frame)
 {
     const struct mt_store_stacks *s = n->stacks;
+    struct frame_work *f = &n->frames[frame];
+    uint32_t module = s->frames[frame].module;
+    struct module_work *work = &n->modules[module];
     int r = 0;
 
-    for (size_t i = 0; i < s->frame_count && r == 0; i++) {
-        struct frame_work *f = &n->frames[i];
-        struct module_work *work = &n->modules[s->frames[i].module];
-        if (!f->wanted || work->self || f->frame_id)
-            continue;
-        if (!work->wanted)
-            r = module_id_of(n->store, identity_of(n, s->frames[i].module), s->modules[s->frames[i].module].path, &work->module_id);
-        work->wanted = true;
-        if (r == 0)
-            find_frame(n, (uint32_t)i);
-        if (r == 0 && !f->frame_id)
-            r = add_frame(n->store, work->module_id, offset_of(n, (uint32_t)i), f, work->runtime);
-    }
+    if (work->self || f->frame_id)
+        return 0;
+    if (!work->wanted)
+        r = module_id_of(n->store, identity_of(n, module), s->modules[module].path, &work->module_id);
+    work->wanted = true;
+    if (r == 0)
+        find_frame(n, frame);
+    if (r == 0 && !f->frame_id)
+        r = add_frame(n->store, work->module_id, offset_of(n, frame), f, work->runtime);
+    if (r == 0)
+        free_lines(f);
     return r;
 }
 
-int intern_other_frame(struct intern *n, int64_t *ret_frame_id)
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* In the order in which the process came to them: what belongs together is together in the file. */
+int intern_write(struct mt_store_intern *n)
+{
+    size_t left = 0;
+    int r = 0;
+
+    if (n->wanted_count)
+        qsort(n->wanted, n->wanted_count, sizeof(*n->wanted), by_number);
+    for (size_t i = 0; i < n->wanted_count && r == 0; i++) {
+        if (n->frames[n->wanted[i]].asked)
+            n->wanted[left++] = n->wanted[i]; /* ahead of the end, of a heavy module */
+        else
+            r = write_frame(n, n->wanted[i]);
+    }
+    if (r == 0)
+        n->wanted_count = n->wanted_queued = left;
+    return r;
+}
+
+int intern_other_frame(struct mt_store_intern *n, int64_t *ret_frame_id)
 {
     struct line line = {.function = (char *)"[other callers]", .runtime = true};
     struct frame_work f = {.lines = &line, .line_count = 1, .user = USER_NONE};

@@ -55,6 +55,7 @@ struct ids {
     struct id_map sites;   /* (stack_id, heap_id) -> site_id */
     struct id_map symbols; /* (hash, other hash) -> symbol_id, to be compared with the row */
     int64_t last_frame, last_stack, last_site, last_symbol;
+    unsigned generation; /* grows whenever it is emptied */
     bool symbols_known; /* in this transaction; read only when the first one is to be written */
 };
 /* Learns what others have added. Inside of a transaction for writing it is then complete. */

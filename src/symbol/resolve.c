@@ -15,10 +15,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct module {
+enum { LIGHT_NAMES = 200000, LIGHT_FILE_BYTES = 4 << 20 };
+
+struct mt_symbol_module {
     Dwfl *dwfl;
     Dwfl_Module *module;
     bool names_only;
+    int64_t file_bytes;
     struct name_table names;
     struct function_table functions;
     /* room for what one callback shows */
@@ -136,7 +139,7 @@ static int find_debug(Dwfl_Module *module, void **user, const char *name, Dwarf_
     return fd >= 0 ? fd : -1;
 }
 
-static int begin(struct module *m, const char *path, int fd)
+static int begin(struct mt_symbol_module *m, const char *path, int fd)
 {
     static char debug_path[] = ":.debug:/usr/lib/debug", *debug_paths = debug_path;
     static const Dwfl_Callbacks callbacks = {.find_elf = dwfl_build_id_find_elf,
@@ -160,8 +163,10 @@ static int begin(struct module *m, const char *path, int fd)
     return 0;
 }
 
-static void finish(struct module *m)
+void mt_symbol_close(struct mt_symbol_module *m)
 {
+    if (!m)
+        return;
     function_finish(&m->functions);
     name_finish(&m->names);
     if (m->dwfl)
@@ -182,7 +187,7 @@ static void source_of(Dwarf_Die *unit, uint64_t address, struct mt_symbol *s)
         s->line = (unsigned)number;
 }
 
-static void present(struct module *m, struct mt_symbol *chain, size_t count)
+static void present(struct mt_symbol_module *m, struct mt_symbol *chain, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         if (chain[i].function && *chain[i].function)
@@ -198,7 +203,7 @@ static void present(struct module *m, struct mt_symbol *chain, size_t count)
     }
 }
 
-static size_t look_up(struct module *m, uint64_t address, struct mt_symbol *chain)
+static size_t look_up(struct mt_symbol_module *m, uint64_t address, struct mt_symbol *chain)
 {
     Dwarf_Addr bias = 0;
     Dwarf_Die *unit = m->names_only ? NULL : dwfl_module_addrdie(m->module, address, &bias);
@@ -230,7 +235,7 @@ static int by_offset(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-static int look_up_all(struct module *m, const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
+int mt_symbol_find(struct mt_symbol_module *m, const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
 {
     struct wanted *wanted = calloc(count ? count : 1, sizeof(*wanted));
     struct mt_symbol chain[SYMBOL_CHAIN_MAX];
@@ -270,11 +275,12 @@ static int open_vdso(const uint8_t *build_id, size_t build_id_bytes)
     return fd;
 }
 
-int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
-    const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
+int mt_symbol_open(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
+    struct mt_symbol_module **ret_module)
 {
     char used[PATH_MAX + 64];
-    struct module *m;
+    struct mt_symbol_module *m;
+    struct stat st;
     int fd, r;
 
     elf_version(EV_CURRENT);
@@ -292,9 +298,32 @@ int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id
         return -ENOMEM;
     }
     m->names_only = depth == MT_SYMBOL_NAMES;
+    m->file_bytes = fstat(fd, &st) == 0 ? st.st_size : INT64_MAX;
     r = begin(m, used, fd);
-    if (r == 0)
-        r = look_up_all(m, offsets, count, fn, argument);
-    finish(m);
+    if (r < 0)
+        mt_symbol_close(m);
+    else
+        *ret_module = m;
+    return r;
+}
+
+bool mt_symbol_is_light(struct mt_symbol_module *m)
+{
+    Dwarf_Addr bias;
+
+    return m->names.count <= LIGHT_NAMES &&
+           (m->names_only || m->file_bytes <= LIGHT_FILE_BYTES || !dwfl_module_getdwarf(m->module, &bias));
+}
+
+int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
+    const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
+{
+    struct mt_symbol_module *m;
+    int r = mt_symbol_open(path, build_id, build_id_bytes, depth, &m);
+
+    if (r < 0)
+        return r;
+    r = mt_symbol_find(m, offsets, count, fn, argument);
+    mt_symbol_close(m);
     return r;
 }
