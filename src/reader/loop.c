@@ -282,7 +282,7 @@ int loop_run(struct reader *reader)
             control_answer_done(reader, now, err < 0 ? -err : 0);
         }
         /* A round has its price, so it should find much to do: events gather for a while. Whoever cannot wait rings: a ring that is half full, too. */
-        if (!busy && applied < MANY_EVENTS)
+        if (!busy && applied < MANY_EVENTS && !ahead_work(reader, bell, now))
             sleep_until_rung(reader, bell, wait);
     }
     return 0;
