@@ -54,6 +54,10 @@ struct ids {
     struct id_map stacks;  /* (parent_id, frame_id) -> stack_id */
     struct id_map sites;   /* (stack_id, heap_id) -> site_id */
     struct id_map symbols; /* (hash, other hash) -> symbol_id, to be compared with the row */
+    struct symbol_text {   /* the row, of symbols met lately, by their hash */
+        int64_t id;
+        char *function, *file;
+    } *texts;
     int64_t last_frame, last_stack, last_site, last_symbol;
     unsigned generation; /* grows whenever it is emptied */
     bool symbols_known; /* in this transaction; read only when the first one is to be written */
@@ -109,6 +113,7 @@ void ids_forget(struct ids *ids);
                 "VALUES (?1, ?2, ?3, nullif(?4, 0), ?5, ?6)")                                                          \
     X(FOLDED_SET, "UPDATE process SET folded_sites = ?2, folded_blocks = ?3, folded_bytes = ?4 WHERE process_id = ?1") \
     X(TOTALS_CLEAR, "DELETE FROM site_totals WHERE process_id = ?1")                                                   \
+    X(TOTALS_NEW, "INSERT INTO site_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")      \
     X(TOTALS_ADD, "INSERT INTO site_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) "      \
                   "ON CONFLICT DO UPDATE SET peak_bytes = peak_bytes + ?3, peak_blocks = peak_blocks + ?4, "           \
                   "live_bytes = live_bytes + ?5, live_blocks = live_blocks + ?6, "                                     \

@@ -11,17 +11,19 @@ int mt_store_folded(struct mt_store *store, int64_t process_id, const struct mt_
 int mt_store_site_totals(
     struct mt_store *store, int64_t run_id, int64_t process_id, const struct mt_store_site_totals *rows, size_t count)
 {
-    bool own;
+    bool own, ordered = true;
     int r = store_enter(store, &own);
 
     (void)run_id;
     if (r < 0)
         return r;
     r = store_run(store, S_TOTALS_CLEAR, "i", process_id);
-    /* Two rows of one site are added up: a library that was loaded twice has its sites once. */
+    /* Two rows of one site are added up: a library that was loaded twice has its sites once. Where no two can be, there is less to run. */
+    for (size_t i = 1; i < count && ordered; i++)
+        ordered = rows[i - 1].site_id < rows[i].site_id;
     for (size_t i = 0; i < count && r == 0; i++) {
         const struct mt_store_site_totals *t = &rows[i];
-        r = store_run(store, S_TOTALS_ADD, "iiuuuuuuuuuuuu", process_id, t->site_id, t->peak_bytes, t->peak_blocks,
+        r = store_run(store, ordered ? S_TOTALS_NEW : S_TOTALS_ADD, "iiuuuuuuuuuuuu", process_id, t->site_id, t->peak_bytes, t->peak_blocks,
             t->live_bytes, t->live_blocks, t->allocated_bytes, t->allocated_blocks, t->freed_blocks, t->temporary_blocks,
             t->lifetime_ns_sum, t->lifetime_ns_min, t->lifetime_ns_max, t->own_peak_bytes);
     }

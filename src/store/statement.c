@@ -125,7 +125,8 @@ static int run(struct mt_store *store, int64_t *ret_id, enum store_statement whi
         r = store_error_of(store, rc);
     }
     sqlite3_reset(s);
-    sqlite3_clear_bindings(s); /* the texts are the caller's */
+    if (strchr(types, 't'))
+        sqlite3_clear_bindings(s); /* the texts are the caller's */
     return r;
 }
 
