@@ -78,6 +78,43 @@ int ids_learn(struct mt_store *store)
     return r;
 }
 
+/* ---- rows to be written ------------------------------------------------------------------------------------------- */
+
+static const struct {
+    enum store_statement statement;
+    unsigned columns;
+} pending_tables[PENDING_TABLES] = {[PENDING_FRAME] = {S_FRAME_ADD, 3},
+    [PENDING_LINE] = {S_LINE_ADD, 5},
+    [PENDING_STACK] = {S_STACK_ADD, 3},
+    [PENDING_SITE] = {S_SITE_ADD, 6}};
+
+static int flush_table(struct mt_store *store, enum pending_table table)
+{
+    struct pending_rows *p = &store->ids.pending[table];
+    unsigned count = p->count;
+
+    p->count = 0;
+    return store_insert(store, pending_tables[table].statement, pending_tables[table].columns, p->values, count);
+}
+
+int ids_add_row(struct mt_store *store, enum pending_table table, const int64_t *values)
+{
+    struct pending_rows *p = &store->ids.pending[table];
+    unsigned columns = pending_tables[table].columns;
+
+    memcpy(p->values + p->count * columns, values, columns * sizeof(*values));
+    return ++p->count == STORE_ROWS ? flush_table(store, table) : 0;
+}
+
+int ids_flush(struct mt_store *store)
+{
+    int r = 0;
+
+    for (enum pending_table table = 0; table < PENDING_TABLES && r == 0; table++)
+        r = flush_table(store, table);
+    return r;
+}
+
 /* ---- symbols ------------------------------------------------------------------------------------------------------ */
 
 static void symbol_hash(const char *function, const char *file, uint64_t hash[2])

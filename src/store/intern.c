@@ -481,7 +481,7 @@ static int write_lines(struct mt_store *store, const struct frame_work *f, bool 
         int64_t symbol_id = 0;
         r = ids_symbol(store, l->function, l->file, &symbol_id);
         if (r == 0)
-            r = store_run(store, S_LINE_ADD, "iniin", f->frame_id, (int)i, symbol_id, (int64_t)l->line, (int)l->runtime);
+            r = ids_add_row(store, PENDING_LINE, (int64_t[]){f->frame_id, (int64_t)i, symbol_id, l->line, l->runtime});
     }
     return r;
 }
@@ -494,7 +494,7 @@ static int add_frame(struct mt_store *store, int64_t module_id, uint64_t offset,
     if (ids->last_frame == INT64_MAX)
         return -EFBIG;
     f->frame_id = ++ids->last_frame;
-    r = store_run(store, S_FRAME_ADD, "iiu", f->frame_id, module_id, offset);
+    r = ids_add_row(store, PENDING_FRAME, (int64_t[]){f->frame_id, module_id, offset > INT64_MAX ? INT64_MAX : (int64_t)offset});
     if (r == 0)
         r = write_lines(store, f, runtime);
     if (r == 0)

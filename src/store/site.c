@@ -161,7 +161,7 @@ static int add_site(struct mt_store_intern *n, const struct mt_store_site_key *k
     }
     *ret_id = ids->last_site + 1;
     if (r == 0)
-        r = store_run(n->store, S_SITE_ADD, "iiiinn", *ret_id, stack_id, heap_id, frame_id, depth, (int)site->folded);
+        r = ids_add_row(n->store, PENDING_SITE, (int64_t[]){*ret_id, stack_id, heap_id, frame_id, depth, site->folded});
     if (r == 0)
         r = id_map_put(&ids->sites, (uint64_t)stack_id, (uint64_t)heap_id, *ret_id);
     if (r == 0)
@@ -227,6 +227,8 @@ int mt_store_sites_with(struct mt_store_intern *n, const struct mt_store_stacks 
         keys[i].fold = sites[i].folded;
         r = write_site(n, &heaps, &keys[i], &sites[i], &ret_site_ids[i]);
     }
+    if (r == 0)
+        r = ids_flush(n->store);
     r = store_leave(n->store, own, r);
 out:
     intern_leave(n);

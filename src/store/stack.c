@@ -108,7 +108,7 @@ static int child_of(struct mt_store *store, int64_t parent_id, int64_t frame_id,
         if (ids->last_stack == INT64_MAX)
             return -EFBIG;
         id = ids->last_stack + 1;
-        r = store_run(store, S_STACK_ADD, "iii", id, id - parent_id, frame_id);
+        r = ids_add_row(store, PENDING_STACK, (int64_t[]){id, id - parent_id, frame_id});
         if (r == 0)
             r = id_map_put(&ids->stacks, (uint64_t)parent_id, (uint64_t)frame_id, id);
         if (r == 0)
