@@ -23,14 +23,15 @@ enum { SITES = 4096, BATCH = 1024, MERGES_MAX = 8 };
 static int store_part(
     struct reader *reader, struct target *target, enum mt_store_extent extent, size_t *done, const struct slice *slice)
 {
+    struct mt_store_site_key keys[BATCH];
     int64_t ids[BATCH];
     int r = 0;
 
     while (*done < target->groups->count && r == 0 && !slice_is_over(slice)) {
         size_t left = target->groups->count - *done, end = *done + (left < BATCH ? left : BATCH);
 
-        groups_make_keys(target, *done, end, true);
-        r = groups_store(reader, target, extent, *done, end, ids);
+        groups_make_keys(target, *done, end, true, keys);
+        r = groups_store(reader, target, extent, keys, end - *done, ids);
         if (r == 0)
             *done = end;
     }

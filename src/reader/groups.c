@@ -40,8 +40,8 @@ static void begin_anew(struct target *target)
     struct groups *g = target->groups;
 
     g->count = g->sites = 0;
-    free(g->places.slots);
-    g->places = (struct map){0};
+    free(g->slots);
+    g->slots = NULL;
     g->merges = target->merges;
     g->provisional = target->tables.frame_count == 0;
     mt_store_intern_destroy(target->intern);
@@ -49,17 +49,37 @@ static void begin_anew(struct target *target)
     target->ahead_frames = target->ahead_sites = 0;
 }
 
-/* The group of a merged node, which is one more if it is new. */
-static int find_group(struct groups *g, uint32_t node, const struct mt_live_site *site, uint32_t *ret_group)
+static uint32_t *slot_of(const struct groups *g, uint32_t node, unsigned heap, unsigned kind)
 {
-    uint64_t key = (uint64_t)node << 32 | (uint64_t)site->heap << 16 | site->kind;
-    struct slot *slot = map_slot(&g->places, key);
+    size_t at = mt_hash_u64((uint64_t)node << 32 | heap << 16 | kind) & g->mask;
 
-    if (!slot)
+    while (g->slots[at]) {
+        const struct group *item = &g->items[g->slots[at] - 1];
+        if (item->node == node && item->heap == heap && item->kind == kind)
+            break;
+        at = (at + 1) & g->mask;
+    }
+    return &g->slots[at];
+}
+
+/* Room for one group more; slots are for those that sites are looked for in. */
+static int make_room(struct groups *g, bool with_slots)
+{
+    size_t wanted = g->slots ? g->mask + 1 : 256;
+
+    if (!reserve((void **)&g->items, &g->item_capacity, g->count + 1, sizeof(*g->items)))
         return -ENOMEM;
-    if (!slot->value)
-        fill(&g->places, slot, key, g->count);
-    *ret_group = slot->value - 1;
+    while ((g->count + 1) * 3 > wanted * 2)
+        wanted *= 2;
+    if (!with_slots || (g->slots && wanted == g->mask + 1))
+        return 0;
+    free(g->slots);
+    g->slots = calloc(wanted, sizeof(*g->slots));
+    if (!g->slots)
+        return -ENOMEM;
+    g->mask = wanted - 1;
+    for (uint32_t i = 0; i < g->count; i++)
+        *slot_of(g, g->items[i].node, g->items[i].heap, g->items[i].kind) = i + 1;
     return 0;
 }
 
@@ -67,24 +87,23 @@ static int add_site(struct target *target, struct merger *merger, size_t nodes)
 {
     struct groups *g = target->groups;
     const struct mt_live_site *site = mt_live_site(target->live, g->sites);
-    uint32_t node = site->node < nodes ? site->node : 0, group = (uint32_t)g->count;
-    int r = 0;
+    uint32_t node = site->node < nodes ? site->node : 0, *slot = NULL;
+    int r = make_room(g, merger != NULL);
 
-    if (!reserve((void **)&g->first, &g->first_capacity, g->count + 1, sizeof(*g->first)) ||
-        !reserve((void **)&g->keys, &g->key_capacity, g->count + 1, sizeof(*g->keys)))
-        return -ENOMEM;
-    if (merger) {
+    if (r == 0 && merger) {
         r = python_merge(merger, node, &node);
-        if (r == 0)
-            r = find_group(g, node, site, &group);
+        slot = r == 0 ? slot_of(g, node, site->heap, site->kind) : NULL;
     }
     if (r < 0)
         return r;
-    if (group == g->count) {
-        g->first[g->count] = (uint32_t)g->sites;
-        g->keys[g->count++] = (struct mt_store_site_key){.node = node};
+    if (slot && *slot) {
+        g->of[g->sites++] = *slot - 1;
+        return 0;
     }
-    g->of[g->sites++] = group;
+    g->items[g->count] = (struct group){.node = node, .first = (uint32_t)g->sites, .heap = site->heap, .kind = site->kind};
+    g->of[g->sites++] = (uint32_t)g->count++;
+    if (slot)
+        *slot = (uint32_t)g->count;
     return 0;
 }
 
@@ -131,25 +150,25 @@ struct mt_store_stacks groups_stacks(const struct target *target)
         .node_count = usable_nodes(t)};
 }
 
-void groups_make_keys(struct target *target, size_t from, size_t to, bool fold)
+void groups_make_keys(const struct target *target, size_t from, size_t to, bool fold, struct mt_store_site_key *ret_keys)
 {
-    struct groups *g = target->groups;
-
     for (size_t i = from; i < to; i++) {
-        const struct mt_live_site *site = mt_live_site(target->live, g->first[i]);
+        const struct group *item = &target->groups->items[i];
 
-        g->keys[i].heap = mt_live_heap_name(target->live, site->heap);
-        g->keys[i].kind = mt_live_kind_name(site->kind);
-        g->keys[i].fold = fold;
+        ret_keys[i - from] = (struct mt_store_site_key){.node = item->node,
+            .fold = fold,
+            .heap = mt_live_heap_name(target->live, item->heap),
+            .kind = mt_live_kind_name(item->kind)};
     }
 }
 
-int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, size_t from, size_t to, int64_t *ret_ids)
+int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
+    int64_t *ret_ids)
 {
     struct mt_store_stacks stacks = groups_stacks(target);
     int r = target->intern ? 0 : mt_store_intern_create(reader->store, &target->intern);
 
-    return r < 0 ? r : mt_store_sites_with(target->intern, &stacks, extent, target->groups->keys + from, to - from, ret_ids);
+    return r < 0 ? r : mt_store_sites_with(target->intern, &stacks, extent, keys, count, ret_ids);
 }
 
 void groups_free(struct groups *g)
@@ -157,8 +176,8 @@ void groups_free(struct groups *g)
     if (!g)
         return;
     free(g->of);
-    free(g->first);
+    free(g->items);
+    free(g->slots);
     free(g->keys);
-    free(g->places.slots);
     free(g);
 }

@@ -8,14 +8,19 @@
 #include "reader/state.h"
 
 struct groups {
-    uint32_t *of;    /* by site of live/ */
-    uint32_t *first; /* by group: one of its sites */
-    struct mt_store_site_key *keys; /* by group */
+    uint32_t *of; /* by site of live/ */
+    struct group {
+        uint32_t node; /* of groups_stacks() */
+        uint32_t first; /* one of its sites */
+        uint16_t heap, kind;
+    } *items;
     size_t count, sites; /* sites: that are in one */
-    size_t of_capacity, first_capacity, key_capacity;
-    struct map places; /* (node, heap, kind) -> group */
-    unsigned merges;   /* as of target->merges */
-    bool provisional;  /* made before there was a frame */
+    size_t of_capacity, item_capacity;
+    uint32_t *slots; /* (node, heap, kind) -> group + 1; 0: empty */
+    size_t mask;
+    unsigned merges;  /* as of target->merges */
+    bool provisional; /* made before there was a frame */
+    struct mt_store_site_key *keys; /* by group, while sites.c decides */
 };
 
 struct slice { /* of time; over at the end or when the bell is rung */
@@ -32,10 +37,11 @@ static inline bool slice_is_over(const struct slice *slice)
 int groups_update(struct target *target, const struct slice *slice);
 /* What the keys' nodes are nodes of; valid until the next update. */
 struct mt_store_stacks groups_stacks(const struct target *target);
-/* Keys [from, to), as they are to be given to the store: names may have changed. */
-void groups_make_keys(struct target *target, size_t from, size_t to, bool fold);
-/* Has the store write a part; makes target->intern if there is none. */
-int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, size_t from, size_t to, int64_t *ret_ids);
+/* The keys of groups [from, to), as they are to be given to the store now: names of heaps may change. */
+void groups_make_keys(const struct target *target, size_t from, size_t to, bool fold, struct mt_store_site_key *ret_keys);
+/* Has the store write sites; makes target->intern if there is none. */
+int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
+    int64_t *ret_ids);
 void groups_free(struct groups *groups); /* accepts NULL */
 
 #endif

@@ -72,7 +72,7 @@ static void score_sites(struct choice *c, size_t count)
             *own_peak = site->own_peak_bytes;
     }
     for (size_t i = 0; i < g->count; i++) {
-        const uint64_t *whole = c->whole[mt_live_site(c->live, g->first[i])->heap];
+        const uint64_t *whole = c->whole[mt_live_site(c->live, g->items[i].first)->heap];
         for (unsigned k = 0; k < FIGURES; k++)
             raise_score(&c->scores[i], c->figures[i][k], whole[k]);
         raise_score(&c->scores[i], c->own_peaks[i], whole[PEAK_BYTES]);
@@ -204,7 +204,7 @@ static int groups_ids(struct reader *reader, struct target *target, size_t count
 {
     struct groups *groups = target->groups;
     int64_t *ids = calloc(groups->count + 1, sizeof(*ids));
-    int err = ids ? groups_store(reader, target, MT_STORE_WHOLLY, 0, groups->count, ids) : -ENOMEM;
+    int err = ids ? groups_store(reader, target, MT_STORE_WHOLLY, groups->keys, groups->count, ids) : -ENOMEM;
 
     for (size_t i = 0; i < count && err == 0; i++)
         target->site_ids[i] = ids[groups->of[i]];
@@ -229,7 +229,10 @@ int sites_prepare(struct reader *reader, struct target *target)
         err = groups_update(target, NULL);
     if (err < 0)
         return err;
-    groups_make_keys(target, 0, target->groups->count, false);
+    target->groups->keys = calloc(target->groups->count + 1, sizeof(*target->groups->keys));
+    if (!target->groups->keys)
+        return -ENOMEM;
+    groups_make_keys(target, 0, target->groups->count, false, target->groups->keys);
     err = decide(reader, target, target->groups, count);
     if (err == 0)
         err = groups_ids(reader, target, count);
@@ -238,10 +241,41 @@ int sites_prepare(struct reader *reader, struct target *target)
     if (err == 0)
         count_folded(target, target->groups, count);
     target->site_ids_final = is_ending(target) || target->folded.sites == 0;
+    free(target->groups->keys);
+    target->groups->keys = NULL;
     return err;
 }
 
 /* ---- totals -------------------------------------------------------------------------------------------------------------- */
+
+/* Rows by site id: several sites have one id if they are folded, or differ only in which load of a library they saw. */
+struct merged {
+    struct mt_store_site_totals *rows;
+    size_t count, capacity;
+    uint32_t *slots; /* row + 1, 0: empty */
+    size_t mask;
+};
+
+static struct mt_store_site_totals *row_of(struct merged *m, int64_t site_id)
+{
+    size_t at = mt_hash_u64((uint64_t)site_id) & m->mask;
+
+    while (m->slots[at] && m->rows[m->slots[at] - 1].site_id != site_id)
+        at = (at + 1) & m->mask;
+    if (!m->slots[at]) {
+        if (m->count == m->capacity) {
+            size_t capacity = m->capacity ? m->capacity * 2 : 256;
+            struct mt_store_site_totals *bigger = reallocarray(m->rows, capacity, sizeof(*bigger));
+            if (!bigger)
+                return NULL;
+            m->rows = bigger;
+            m->capacity = capacity;
+        }
+        m->rows[m->count] = (struct mt_store_site_totals){.site_id = site_id};
+        m->slots[at] = (uint32_t)++m->count;
+    }
+    return &m->rows[m->slots[at] - 1];
+}
 
 /* Lifetimes still in stamps. */
 static void add_site(struct mt_store_site_totals *to, const struct mt_live *live, size_t site)
@@ -274,66 +308,38 @@ static int by_site_id(const void *a, const void *b)
     return (x->site_id > y->site_id) - (x->site_id < y->site_id);
 }
 
-/* Groups that have one row: folded, or different only in which load of a library they saw. */
-static void add_row(struct mt_store_site_totals *to, const struct mt_store_site_totals *from)
-{
-    if (from->freed_blocks && (!to->freed_blocks || from->lifetime_ns_min < to->lifetime_ns_min))
-        to->lifetime_ns_min = from->lifetime_ns_min;
-    if (from->lifetime_ns_max > to->lifetime_ns_max)
-        to->lifetime_ns_max = from->lifetime_ns_max;
-    if (from->own_peak_bytes > to->own_peak_bytes)
-        to->own_peak_bytes = from->own_peak_bytes;
-    to->peak_bytes += from->peak_bytes;
-    to->peak_blocks += from->peak_blocks;
-    to->live_bytes += from->live_bytes;
-    to->live_blocks += from->live_blocks;
-    to->allocated_bytes += from->allocated_bytes;
-    to->allocated_blocks += from->allocated_blocks;
-    to->freed_blocks += from->freed_blocks;
-    to->temporary_blocks += from->temporary_blocks;
-    to->lifetime_ns_sum += from->lifetime_ns_sum;
-}
-
-/* In the order of the table, each site once. Returns how many are left. */
-static size_t merge_rows(struct mt_store_site_totals *rows, size_t count)
-{
-    size_t kept = 0;
-
-    qsort(rows, count, sizeof(*rows), by_site_id);
-    for (size_t i = 0; i < count; i++) {
-        if (kept && rows[kept - 1].site_id == rows[i].site_id)
-            add_row(&rows[kept - 1], &rows[i]);
-        else
-            rows[kept++] = rows[i];
-    }
-    return kept;
-}
-
-/* sites_prepare() has been here: the groups are those of all sites. */
 int sites_write_totals(struct reader *reader, struct target *target)
 {
+    size_t count = mt_live_site_count(target->live);
     static const uint64_t many_ticks = UINT64_C(1) << 40;
-    const struct groups *groups = target->groups;
-    size_t count = mt_live_site_count(target->live), rows_count = groups->count;
     double tick_ns = (double)ticks_to_ns(reader, target, many_ticks) / (double)many_ticks;
-    struct mt_store_site_totals *rows = calloc(rows_count + 1, sizeof(*rows));
-    int err;
+    struct merged m = {.mask = 255};
+    int err = 0;
 
-    if (!rows)
+    while (m.mask < count * 2)
+        m.mask = m.mask * 2 + 1;
+    m.slots = calloc(m.mask + 1, sizeof(*m.slots));
+    if (!m.slots)
         return -ENOMEM;
-    for (size_t i = 0; i < count; i++) {
-        rows[groups->of[i]].site_id = target->site_ids[i];
-        add_site(&rows[groups->of[i]], target->live, i);
+    for (size_t i = 0; i < count && err == 0; i++) {
+        struct mt_store_site_totals *row = row_of(&m, target->site_ids[i]);
+        if (row)
+            add_site(row, target->live, i);
+        else
+            err = -ENOMEM;
     }
-    for (size_t i = 0; i < rows_count; i++) {
-        rows[i].lifetime_ns_sum = (uint64_t)((double)rows[i].lifetime_ns_sum * tick_ns);
-        rows[i].lifetime_ns_min = (uint64_t)((double)rows[i].lifetime_ns_min * tick_ns);
-        rows[i].lifetime_ns_max = (uint64_t)((double)rows[i].lifetime_ns_max * tick_ns);
+    for (size_t i = 0; i < m.count; i++) {
+        m.rows[i].lifetime_ns_sum = (uint64_t)((double)m.rows[i].lifetime_ns_sum * tick_ns);
+        m.rows[i].lifetime_ns_min = (uint64_t)((double)m.rows[i].lifetime_ns_min * tick_ns);
+        m.rows[i].lifetime_ns_max = (uint64_t)((double)m.rows[i].lifetime_ns_max * tick_ns);
     }
-    rows_count = merge_rows(rows, rows_count);
-    err = mt_store_site_totals(reader->store, reader->run_id, target->process_id, rows, rows_count);
+    if (m.count) /* in the order of the table */
+        qsort(m.rows, m.count, sizeof(*m.rows), by_site_id);
+    if (err == 0)
+        err = mt_store_site_totals(reader->store, reader->run_id, target->process_id, m.rows, m.count);
     if (err == 0)
         err = mt_store_folded(reader->store, target->process_id, &target->folded);
-    free(rows);
+    free(m.rows);
+    free(m.slots);
     return err;
 }
