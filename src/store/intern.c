@@ -1,7 +1,7 @@
 /*
  * Modules and frames: from a process's tables to rows that exist once per database.
  *
- * intern_take()     takes in what is new of the tables
+ * intern_take()     takes in what is new of the tables (memory.c)
  * intern_known()    finds those that the database has
  * intern_want()     marks the frames that the wanted stacks consist of
  * intern_resolve()  asks symbol/ what the others are, a module at a time
@@ -20,202 +20,6 @@
 
 enum { PSEUDO_UNKNOWN, PSEUDO_CUT, PSEUDO_OTHER }; /* offsets in the module of no file */
 static const char pseudo_module[] = "[unknown]";
-
-/* parent < node: no cycles, and a pass from 0 on meets callers first. What was there before has been looked at. */
-static bool holds_together(const struct mt_store_intern *n, const struct mt_store_stacks *s)
-{
-    for (size_t i = n->node_count ? n->node_count : 1; i < s->node_count; i++) {
-        if (s->nodes[i].parent >= i || s->nodes[i].frame >= s->frame_count)
-            return false;
-    }
-    for (size_t i = n->frame_count; i < s->frame_count; i++) {
-        if (s->frames[i].module >= s->module_count)
-            return false;
-    }
-    return true;
-}
-
-static void identify(const struct mt_store_module *module, struct module_work *work)
-{
-    size_t n = module->build_id_bytes < 32 ? module->build_id_bytes : 32;
-
-    work->path = module->path;
-    work->runtime = runtime_module(module->path, module->flags);
-    work->self = (module->flags & MT_MODULE_SELF) != 0;
-    for (size_t i = 0; i < n; i++)
-        snprintf(work->identity + 2 * i, sizeof(work->identity) - 2 * i, "%02x", module->build_id[i]);
-}
-
-/* ---- the tables as they grow ------------------------------------------------------------------------------------------ */
-
-static void free_lines(struct frame_work *f)
-{
-    for (size_t k = 0; k < f->line_count; k++) {
-        free(f->lines[k].function);
-        free(f->lines[k].file);
-    }
-    free(f->lines);
-    f->lines = NULL;
-    f->line_count = 0;
-}
-
-static void free_module(struct module_work *work)
-{
-    free(work->frames);
-    mt_symbol_close(work->symbols);
-}
-
-/* Forgets all but its room. */
-static void clear(struct mt_store_intern *n)
-{
-    for (size_t i = 0; i < n->frame_count; i++)
-        free_lines(&n->frames[i]);
-    for (size_t i = 0; i < n->module_count; i++)
-        free_module(&n->modules[i]);
-    n->module_count = n->frame_count = n->node_count = n->frames_known = n->nodes_known = 0;
-    n->wanted_count = n->wanted_queued = 0;
-    n->other_frame_id = 0;
-    n->heavy_open = NULL;
-    n->out_of_memory = false;
-}
-
-int mt_store_intern_create(struct mt_store *store, struct mt_store_intern **ret_intern)
-{
-    struct mt_store_intern *n = calloc(1, sizeof(*n));
-
-    if (!n)
-        return -ENOMEM;
-    n->store = store;
-    n->generation = store->ids.generation;
-    *ret_intern = n;
-    return 0;
-}
-
-void mt_store_intern_destroy(struct mt_store_intern *n)
-{
-    if (!n)
-        return;
-    clear(n);
-    free(n->modules);
-    free(n->frames);
-    free(n->wanted);
-    free(n->node_wanted);
-    free(n->node_stack);
-    free(n->node_folded);
-    free(n->path);
-    free(n);
-}
-
-static bool grow(void **items, size_t capacity, size_t item_bytes)
-{
-    void *bigger = reallocarray(*items, capacity, item_bytes);
-
-    if (!bigger)
-        return false;
-    *items = bigger;
-    return true;
-}
-
-static int make_room(struct mt_store_intern *n, size_t frames, size_t nodes)
-{
-    if (frames > n->frame_capacity) {
-        size_t capacity = frames + n->frame_capacity / 2;
-        if (!grow((void **)&n->frames, capacity, sizeof(*n->frames)) || !grow((void **)&n->wanted, capacity, sizeof(*n->wanted)))
-            return -ENOMEM;
-        n->frame_capacity = capacity;
-    }
-    if (nodes > n->node_capacity) {
-        size_t capacity = nodes + n->node_capacity / 2;
-        if (!grow((void **)&n->node_wanted, capacity, sizeof(*n->node_wanted)) ||
-            !grow((void **)&n->node_stack, capacity, sizeof(*n->node_stack)) ||
-            !grow((void **)&n->node_folded, capacity, sizeof(*n->node_folded)))
-            return -ENOMEM;
-        n->node_capacity = capacity;
-    }
-    return 0;
-}
-
-/* Modules that are new may stand between those that are not, which keep their order. -ESTALE: that is not so. */
-static int take_modules(struct mt_store_intern *n, const struct mt_store_stacks *s)
-{
-    struct module_work *modules, *heavy = NULL;
-    size_t old = 0;
-
-    if (s->module_count == n->module_count)
-        return 0;
-    modules = calloc(s->module_count + 1, sizeof(*modules));
-    if (!modules)
-        return -ENOMEM;
-    for (size_t i = 0; i < s->module_count; i++) {
-        if (old < n->module_count && n->modules[old].path == s->modules[i].path) {
-            modules[i] = n->modules[old];
-            if (n->heavy_open == &n->modules[old])
-                heavy = &modules[i];
-            old++;
-        } else {
-            identify(&s->modules[i], &modules[i]);
-        }
-    }
-    if (old < n->module_count) {
-        free(modules);
-        return -ESTALE;
-    }
-    free(n->modules);
-    n->modules = modules;
-    n->module_count = s->module_count;
-    n->heavy_open = heavy;
-    return 0;
-}
-
-int intern_take(struct mt_store_intern *n, const struct mt_store_stacks *s)
-{
-    int r;
-
-    if (n->generation != n->store->ids.generation || n->out_of_memory || s->module_count < n->module_count ||
-        s->frame_count < n->frame_count || s->node_count < n->node_count)
-        clear(n);
-    n->generation = n->store->ids.generation;
-    if (!holds_together(n, s))
-        return -EINVAL;
-    r = make_room(n, s->frame_count + 1, s->node_count + 1);
-    if (r == 0)
-        r = take_modules(n, s);
-    if (r == -ESTALE) {
-        clear(n);
-        return intern_take(n, s);
-    }
-    if (r < 0)
-        return r;
-    memset(n->frames + n->frame_count, 0, (s->frame_count - n->frame_count) * sizeof(*n->frames));
-    memset(n->node_wanted + n->node_count, 0, s->node_count - n->node_count);
-    memset(n->node_stack + n->node_count, 0, (s->node_count - n->node_count) * sizeof(*n->node_stack));
-    memset(n->node_folded + n->node_count, 0, (s->node_count - n->node_count) * sizeof(*n->node_folded));
-    n->frame_count = s->frame_count;
-    n->node_count = s->node_count;
-    n->stacks = s;
-    n->postponed = false;
-    return 0;
-}
-
-static void close_heavy(struct mt_store_intern *n)
-{
-    if (n->heavy_open) {
-        mt_symbol_close(n->heavy_open->symbols);
-        n->heavy_open->symbols = NULL;
-    }
-    n->heavy_open = NULL;
-}
-
-void intern_leave(struct mt_store_intern *n)
-{
-    const struct ids *ids = &n->store->ids;
-
-    close_heavy(n);
-    n->stacks = NULL;
-    n->last_frame = ids->last_frame;
-    n->last_stack = ids->last_stack;
-    n->last_site = ids->last_site;
-}
 
 static const char *identity_of(const struct mt_store_intern *n, uint32_t module)
 {
@@ -368,7 +172,7 @@ static int open_module(struct mt_store_intern *n, struct module_work *work, cons
         return r;
     work->heavy = !mt_symbol_is_light(work->symbols);
     if (work->heavy) {
-        close_heavy(n);
+        intern_close_heavy(n);
         n->heavy_open = work;
     }
     return 0;
@@ -523,7 +327,7 @@ static int write_frame(struct mt_store_intern *n, uint32_t frame)
     if (r == 0 && !f->frame_id)
         r = add_frame(n->store, work->module_id, offset_of(n, frame), f, work->runtime);
     if (r == 0)
-        free_lines(f);
+        intern_free_lines(f);
     return r;
 }
 

@@ -1,5 +1,5 @@
 /*
- * The work of turning a process's nodes into stacks of the database (intern.c, stack.c, site.c), and its memory, so that a process that is
+ * The work of turning a process's nodes into stacks of the database (memory.c, intern.c, stack.c, site.c), and its memory, so that a process that is
  * written more than once, or a little at a time, costs what is new only.
  *
  * What it remembers of the database holds as long as ids.c does: a failure empties both (`generation`). What others add meanwhile is
@@ -65,9 +65,13 @@ struct mt_store_intern {
     bool out_of_memory;
 };
 
-/* intern.c. Begins a call: takes in what is new of the tables. -EINVAL: they do not hold together. */
+/* memory.c. Begins a call: takes in what is new of the tables. -EINVAL: they do not hold together. */
 int intern_take(struct mt_store_intern *intern, const struct mt_store_stacks *stacks);
 void intern_leave(struct mt_store_intern *intern);
+void intern_free_lines(struct frame_work *frame);
+void intern_close_heavy(struct mt_store_intern *intern);
+
+/* intern.c */
 /* Finds the ids that are in the database; no more than reads, as the next two. */
 int intern_known(struct mt_store_intern *intern);
 void intern_want(struct mt_store_intern *intern, uint32_t node); /* all of its frames */

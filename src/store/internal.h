@@ -5,6 +5,7 @@
  *   statement.c  prepared statements and SQLite's errors
  *   run.c        runs, processes, the ledger of losses, repair
  *   ids.c        the ids that the database has, in memory
+ *   memory.c     what a process's tables have become, from one call to the next
  *   intern.c     modules and frames: each once per database
  *   stack.c      stacks, whole and folded, and their responsible frame
  *   site.c       sites
