@@ -160,35 +160,93 @@ static void settle(struct frame_work *f, bool runtime)
     }
 }
 
-/* What has little in it stays open for the next frames, and one of those that have much until the end of the call. */
-static int open_module(struct mt_store_intern *n, struct module_work *work, const struct mt_store_module *m)
-{
-    /* Lines inside of the C library and the like help nobody, and its debug data takes longer to unpack than all the rest. */
-    int r = work->symbols ? 0
-                          : mt_symbol_open(m->path, m->build_id, m->build_id_bytes,
-                                work->runtime ? MT_SYMBOL_NAMES : MT_SYMBOL_ALL, &work->symbols);
+/* ---- open modules: putting the symbols of one in order takes longer than many answers ----------------------------------- */
 
-    if (r < 0 || n->heavy_open == work)
-        return r;
-    work->heavy = !mt_symbol_is_light(work->symbols);
-    if (work->heavy) {
-        intern_close_heavy(n);
-        n->heavy_open = work;
+void store_close_symbols(struct mt_store *store)
+{
+    for (unsigned i = 0; i < KEPT_SYMBOLS; i++) {
+        mt_symbol_close(store->kept_symbols[i].module);
+        store->kept_symbols[i].module = NULL;
     }
+}
+
+static struct kept_symbols *find_kept(struct mt_store *store, const struct module_work *work)
+{
+    for (unsigned i = 0; i < KEPT_SYMBOLS; i++) {
+        struct kept_symbols *k = &store->kept_symbols[i];
+        if (!k->module || k->names_only != work->runtime || strcmp(k->identity, work->identity) != 0)
+            continue;
+        if (mt_symbol_is_current(k->module))
+            return k;
+        mt_symbol_close(k->module);
+        k->module = NULL;
+    }
+    return NULL;
+}
+
+static void keep(struct mt_store *store, const struct module_work *work, struct mt_symbol_module *module)
+{
+    struct kept_symbols *k = &store->kept_symbols[store->kept_next++ % KEPT_SYMBOLS];
+
+    mt_symbol_close(k->module);
+    *k = (struct kept_symbols){.names_only = work->runtime, .module = module};
+    memcpy(k->identity, work->identity, sizeof(k->identity));
+}
+
+/* One that has much in it, or no identity, is open until the next such one, or to the end of the call. */
+static int open_module(struct mt_store_intern *n, struct module_work *work, const struct mt_store_module *m, struct mt_symbol_module **ret)
+{
+    struct kept_symbols *kept = work->identity[0] ? find_kept(n->store, work) : NULL;
+    /* Lines inside of the C library and the like help nobody, and its debug data takes longer to unpack than all the rest. */
+    enum mt_symbol_depth depth = work->runtime ? MT_SYMBOL_NAMES : MT_SYMBOL_ALL;
+    struct mt_symbol_module *module;
+    int r;
+
+    if (kept || n->open_of == work) {
+        *ret = kept ? kept->module : n->open;
+        return 0;
+    }
+    r = mt_symbol_open(m->path, m->build_id, m->build_id_bytes, depth, &module);
+    if (r < 0)
+        return r;
+    work->heavy = work->heavy || !mt_symbol_is_light(module);
+    if (work->heavy || !work->identity[0]) {
+        intern_close_module(n);
+        n->open = module;
+        n->open_of = work;
+    } else {
+        keep(n->store, work, module);
+    }
+    *ret = module;
     return 0;
+}
+
+/* That there are very many names is known only when they have been read. */
+static void look_again(struct mt_store_intern *n, struct module_work *work, struct mt_symbol_module *module)
+{
+    if (mt_symbol_is_light(module))
+        return;
+    work->heavy = true;
+    for (unsigned i = 0; i < KEPT_SYMBOLS; i++) {
+        if (n->store->kept_symbols[i].module != module)
+            continue;
+        mt_symbol_close(module);
+        n->store->kept_symbols[i].module = NULL;
+    }
 }
 
 static int resolve_module(struct mt_store_intern *n, uint32_t module)
 {
     const struct mt_store_module *m = &n->stacks->modules[module];
     struct module_work *work = &n->modules[module];
+    struct mt_symbol_module *symbols = NULL;
     struct resolving at = {n, work};
     uint64_t *offsets;
     int r;
 
     if (work->frame_count == 0 || (n->ahead && work->heavy))
         return 0;
-    r = open_module(n, work, m);
+    r = open_module(n, work, m, &symbols);
     if (r == 0 && n->ahead && work->heavy)
         return 0;
     offsets = calloc(work->frame_count, sizeof(*offsets));
@@ -196,8 +254,10 @@ static int resolve_module(struct mt_store_intern *n, uint32_t module)
         return -ENOMEM;
     for (size_t i = 0; i < work->frame_count; i++)
         offsets[i] = offset_of(n, work->frames[i]);
-    if (r == 0)
-        r = mt_symbol_find(work->symbols, offsets, work->frame_count, on_symbol, &at);
+    if (r == 0) {
+        r = mt_symbol_find(symbols, offsets, work->frame_count, on_symbol, &at);
+        look_again(n, work, symbols);
+    }
     free(offsets);
     for (size_t i = 0; i < work->frame_count; i++)
         settle(&n->frames[work->frames[i]], work->runtime);

@@ -38,7 +38,6 @@ struct module_work {
     char identity[80];
     uint32_t *frames; /* to be looked up */
     size_t frame_count, frame_capacity;
-    struct mt_symbol_module *symbols; /* kept open; NULL: not */
 };
 
 struct mt_store_intern {
@@ -59,7 +58,8 @@ struct mt_store_intern {
     uint32_t *path;       /* of the stack at hand */
     size_t path_capacity;
     int64_t other_frame_id; /* of [other callers]; 0: not looked for */
-    struct module_work *heavy_open; /* at most one is */
+    struct mt_symbol_module *open; /* of open_of: the last one that is not kept by the store; until the end of the call */
+    const struct module_work *open_of;
     bool ahead;     /* of the end: heavy modules are not asked */
     bool postponed; /* a frame is in one of those */
     bool out_of_memory;
@@ -69,7 +69,7 @@ struct mt_store_intern {
 int intern_take(struct mt_store_intern *intern, const struct mt_store_stacks *stacks);
 void intern_leave(struct mt_store_intern *intern);
 void intern_free_lines(struct frame_work *frame);
-void intern_close_heavy(struct mt_store_intern *intern);
+void intern_close_module(struct mt_store_intern *intern);
 
 /* intern.c */
 /* Finds the ids that are in the database; no more than reads, as the next two. */

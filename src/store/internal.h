@@ -45,7 +45,7 @@ int id_map_put(struct id_map *map, uint64_t a, uint64_t b, int64_t id);
 int id_map_reserve(struct id_map *map, size_t more); /* room for so many more without growing */
 void id_map_clear(struct id_map *map);
 
-enum { STORE_ROWS = 16, PENDING_COLUMNS = 6 };
+enum { STORE_ROWS = 16, PENDING_COLUMNS = 6, KEPT_SYMBOLS = 16 };
 enum pending_table { PENDING_FRAME, PENDING_LINE, PENDING_STACK, PENDING_SITE, PENDING_TABLES };
 
 /*
@@ -160,6 +160,7 @@ enum store_statement {
         S_COUNT
 };
 
+struct mt_symbol_module;
 struct mt_store {
     sqlite3 *db;
     bool read_only;
@@ -167,6 +168,12 @@ struct mt_store {
     sqlite3_stmt *statements[S_COUNT];
     sqlite3_stmt *statements_many[S_COUNT]; /* of STORE_ROWS rows */
     struct ids ids;
+    struct kept_symbols { /* modules with little in them, of any process, open for the next frames (intern.c) */
+        char identity[80];
+        bool names_only;
+        struct mt_symbol_module *module; /* NULL: none */
+    } kept_symbols[KEPT_SYMBOLS];
+    unsigned kept_next; /* to make room */
 };
 
 /* statement.c. Each returns 0 or -errno. */
@@ -187,6 +194,9 @@ int store_scan(struct mt_store *store, enum store_statement which, int64_t after
 int store_enter(struct mt_store *store, bool *ret_own);
 int store_leave(struct mt_store *store, bool own, int result);
 void store_finish_statements(struct mt_store *store);
+
+/* intern.c */
+void store_close_symbols(struct mt_store *store);
 
 /* runtime.c */
 bool runtime_module(const char *path, uint32_t flags);

@@ -49,7 +49,6 @@ void intern_free_lines(struct frame_work *f)
 static void free_module(struct module_work *work)
 {
     free(work->frames);
-    mt_symbol_close(work->symbols);
 }
 
 /* Forgets all but its room. */
@@ -62,7 +61,6 @@ static void clear(struct mt_store_intern *n)
     n->module_count = n->frame_count = n->node_count = n->frames_known = n->nodes_known = 0;
     n->wanted_count = n->wanted_queued = 0;
     n->other_frame_id = 0;
-    n->heavy_open = NULL;
     n->out_of_memory = false;
 }
 
@@ -125,7 +123,7 @@ static int make_room(struct mt_store_intern *n, size_t frames, size_t nodes)
 /* Modules that are new may stand between those that are not, which keep their order. -ESTALE: that is not so. */
 static int take_modules(struct mt_store_intern *n, const struct mt_store_stacks *s)
 {
-    struct module_work *modules, *heavy = NULL;
+    struct module_work *modules;
     size_t old = 0;
 
     if (s->module_count == n->module_count)
@@ -135,10 +133,7 @@ static int take_modules(struct mt_store_intern *n, const struct mt_store_stacks 
         return -ENOMEM;
     for (size_t i = 0; i < s->module_count; i++) {
         if (old < n->module_count && n->modules[old].path == s->modules[i].path) {
-            modules[i] = n->modules[old];
-            if (n->heavy_open == &n->modules[old])
-                heavy = &modules[i];
-            old++;
+            modules[i] = n->modules[old++];
         } else {
             identify(&s->modules[i], &modules[i]);
         }
@@ -150,7 +145,6 @@ static int take_modules(struct mt_store_intern *n, const struct mt_store_stacks 
     free(n->modules);
     n->modules = modules;
     n->module_count = s->module_count;
-    n->heavy_open = heavy;
     return 0;
 }
 
@@ -184,20 +178,18 @@ int intern_take(struct mt_store_intern *n, const struct mt_store_stacks *s)
     return 0;
 }
 
-void intern_close_heavy(struct mt_store_intern *n)
+void intern_close_module(struct mt_store_intern *n)
 {
-    if (n->heavy_open) {
-        mt_symbol_close(n->heavy_open->symbols);
-        n->heavy_open->symbols = NULL;
-    }
-    n->heavy_open = NULL;
+    mt_symbol_close(n->open);
+    n->open = NULL;
+    n->open_of = NULL;
 }
 
 void intern_leave(struct mt_store_intern *n)
 {
     const struct ids *ids = &n->store->ids;
 
-    intern_close_heavy(n);
+    intern_close_module(n);
     n->stacks = NULL;
     n->last_frame = ids->last_frame;
     n->last_stack = ids->last_stack;

@@ -15,13 +15,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LIGHT_NAMES = 200000, LIGHT_FILE_BYTES = 4 << 20 };
+enum { LIGHT_NAMES = 50000, LIGHT_FILE_BYTES = 4 << 20 };
 
 struct mt_symbol_module {
     Dwfl *dwfl;
     Dwfl_Module *module;
     bool names_only;
-    int64_t file_bytes;
+    int fd; /* -1: none; to see whether the file is still as it was */
+    struct stat file;
     struct name_table names;
     struct function_table functions;
     /* room for what one callback shows */
@@ -171,6 +172,8 @@ void mt_symbol_close(struct mt_symbol_module *m)
     name_finish(&m->names);
     if (m->dwfl)
         dwfl_end(m->dwfl);
+    if (m->fd >= 0)
+        close(m->fd);
     free(m);
 }
 
@@ -280,7 +283,6 @@ int mt_symbol_open(const char *path, const uint8_t *build_id, size_t build_id_by
 {
     char used[PATH_MAX + 64];
     struct mt_symbol_module *m;
-    struct stat st;
     int fd, r;
 
     elf_version(EV_CURRENT);
@@ -298,7 +300,9 @@ int mt_symbol_open(const char *path, const uint8_t *build_id, size_t build_id_by
         return -ENOMEM;
     }
     m->names_only = depth == MT_SYMBOL_NAMES;
-    m->file_bytes = fstat(fd, &st) == 0 ? st.st_size : INT64_MAX;
+    m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (fstat(fd, &m->file) < 0)
+        m->file.st_size = INT64_MAX;
     r = begin(m, used, fd);
     if (r < 0)
         mt_symbol_close(m);
@@ -312,7 +316,15 @@ bool mt_symbol_is_light(struct mt_symbol_module *m)
     Dwarf_Addr bias;
 
     return m->names.count <= LIGHT_NAMES &&
-           (m->names_only || m->file_bytes <= LIGHT_FILE_BYTES || !dwfl_module_getdwarf(m->module, &bias));
+           (m->names_only || m->file.st_size <= LIGHT_FILE_BYTES || !dwfl_module_getdwarf(m->module, &bias));
+}
+
+bool mt_symbol_is_current(const struct mt_symbol_module *m)
+{
+    struct stat now;
+
+    return m->fd >= 0 && fstat(m->fd, &now) == 0 && now.st_size == m->file.st_size && now.st_mtim.tv_sec == m->file.st_mtim.tv_sec &&
+           now.st_mtim.tv_nsec == m->file.st_mtim.tv_nsec;
 }
 
 int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,

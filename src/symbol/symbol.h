@@ -45,6 +45,8 @@ int mt_symbol_open(const char *path, const uint8_t *build_id, size_t build_id_by
 int mt_symbol_find(
     struct mt_symbol_module *module, const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument);
 void mt_symbol_close(struct mt_symbol_module *module);
+/* Is its file still as it was when it was opened? It is mapped: one that has been cut must not be asked again. */
+bool mt_symbol_is_current(const struct mt_symbol_module *module);
 /* Is there so little to read in it that it may be kept open, and that an answer takes milliseconds at most? */
 bool mt_symbol_is_light(struct mt_symbol_module *module);
 
