@@ -155,7 +155,7 @@ class Case(unittest.TestCase):
             self.assertEqual(tuple(sums), (p["allocated_blocks"], p["allocated_bytes"], p["live_blocks"],
                                            p["live_bytes"], p["peak_live_bytes"]))
         for r in result.query("SELECT * FROM runs"):
-            sums = result.query("SELECT TOTAL(allocated_blocks), TOTAL(allocated_bytes), TOTAL(freed_blocks), COUNT(*) "
+            sums = result.query("SELECT SUM(allocated_blocks), SUM(allocated_bytes), SUM(freed_blocks), COUNT(*) "
                                 "FROM processes WHERE run_id = ?", r["run_id"])[0]
             self.assertEqual(tuple(sums), (r["allocated_blocks"], r["allocated_bytes"], r["freed_blocks"], r["processes"]))
 
