@@ -193,6 +193,10 @@ static int fall_back(struct reader *reader)
     if (asprintf(&path, "%s/memtrace-%d-%d.db", dir && *dir == '/' ? dir : "/tmp", (int)getuid(), (int)getpid()) < 0)
         return -ENOMEM;
     (void)open_wait(reader, END_PATIENCE_MS); /* the thread that opens must have ended */
+    for (struct target *t = reader->targets; t; t = t->next) {
+        mt_store_intern_destroy(t->intern);
+        t->intern = NULL;
+    }
     mt_store_close(reader->store);
     reader->store = NULL;
     err = mt_store_open(path, &reader->store);

@@ -3,6 +3,7 @@
  * reused pid is never taken for it. Processes written to the database are kept on a list of small ones, because the FORK
  * record of the parent may be drained after the child has come and gone.
  */
+#include "reader/groups.h"
 #include "reader/python.h"
 
 #include <errno.h>
@@ -339,6 +340,8 @@ void life_free(struct target *target)
     mt_live_destroy(target->live);
     tables_finish(&target->tables);
     python_merger_free(target->merger);
+    groups_free(target->groups);
+    mt_store_intern_destroy(target->intern);
     mt_live_notes_free(target->notes, target->note_count);
     for (size_t i = 0; i < target->snapshot_count; i++)
         free(target->snapshots[i].rows);

@@ -22,6 +22,7 @@
 #define SITES_CHECKPOINT_NS (8000 * MS)
 #define LONGEST_ROUND_NS (180000 * MS)
 #define COMMIT_DRAIN_NS (200 * MS)
+#define LONG_NS (3 * MS)
 enum { ROUND_EVENTS = 1 << 17, MANY_EVENTS = 1 << 16, COMMIT_PATIENCE_MS = 2000, CHECKPOINT_PATIENCE_MS = 50, HEARTBEAT_MS = 100 };
 
 static void futex_wait(uint32_t *word, uint32_t value, uint64_t timeout_ns)
@@ -282,7 +283,10 @@ int loop_run(struct reader *reader)
             control_answer_done(reader, now, err < 0 ? -err : 0);
         }
         /* A round has its price, so it should find much to do: events gather for a while. Whoever cannot wait rings: a ring that is half full, too. */
-        if (!busy && applied < MANY_EVENTS)
+        if (busy || applied >= MANY_EVENTS || ahead_work(reader, bell, now))
+            continue;
+        /* Nobody rings while nobody sleeps: what took long, a snapshot or a write, may have left rings that are nearly full. */
+        if (mt_clock_monotonic_ns() - now < LONG_NS)
             sleep_until_rung(reader, bell, wait);
     }
     return 0;

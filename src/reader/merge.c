@@ -41,6 +41,8 @@ struct counts { /* of a node, with all outside of it */
 struct merger {
     const struct target *target;
     bool keep_internals;
+    bool interpreter_known; /* as of the frames seen, as the loop */
+    uint64_t loop[MT_PYTHON_LOOP_PARTS][2];
     unsigned char *frame_kinds; /* by frame of the segment */
     uint32_t *frame_of;         /* its merged frame + 1; 0: not yet */
     size_t frames_seen, kinds_capacity, frame_of_capacity, nodes_seen;
@@ -201,9 +203,39 @@ static int count_nodes(struct merger *m)
     return 0;
 }
 
+/*
+ * Is there, among the nodes counted, a pass that was not known to be one, because its caller was not yet known to call the loop? What is merged must not depend
+ * on when it was.
+ */
+static bool is_miscounted(const struct merger *m)
+{
+    const struct tables *t = &m->target->tables;
+
+    for (size_t i = 1; i < m->nodes_seen; i++) {
+        uint32_t frame = t->nodes[i].frame, parent = t->nodes[i].parent, outer = parent ? t->nodes[parent].frame : NO_FRAME;
+
+        if (frame < t->frame_count && outer < t->frame_count && !m->counts[i].is_pass && m->frame_kinds[frame] & FRAME_INTERPRETER &&
+            m->frame_kinds[outer] & FRAME_CALLS_LOOP)
+            return true;
+    }
+    return false;
+}
+
+static bool is_stale(const struct merger *m)
+{
+    const struct tables *t = &m->target->tables;
+
+    return m->frames_seen && (m->interpreter_known != t->interpreter_known || memcmp(m->loop, t->python_loop, sizeof(m->loop)) != 0);
+}
+
+/* -ESTALE: what has been learnt since makes the merger begin anew. */
 static int take_frames(struct merger *m)
 {
     const struct tables *t = &m->target->tables;
+    bool more = false;
+
+    m->interpreter_known = t->interpreter_known;
+    memcpy(m->loop, t->python_loop, sizeof(m->loop));
 
     if (!reserve((void **)&m->frame_kinds, &m->kinds_capacity, t->frame_count, sizeof(*m->frame_kinds)) ||
         !reserve((void **)&m->frame_of, &m->frame_of_capacity, t->frame_count, sizeof(*m->frame_of)))
@@ -218,10 +250,12 @@ static int take_frames(struct merger *m)
         if (parent == 0 || frame >= t->frame_count || !(m->frame_kinds[frame] & FRAME_LOOP))
             continue;
         frame = t->nodes[parent].frame;
-        if (frame < t->frame_count)
-            m->frame_kinds[frame] |= FRAME_CALLS_LOOP;
+        if (frame >= t->frame_count)
+            continue;
+        more |= !(m->frame_kinds[frame] & FRAME_CALLS_LOOP);
+        m->frame_kinds[frame] |= FRAME_CALLS_LOOP;
     }
-    return count_nodes(m);
+    return more && is_miscounted(m) ? -ESTALE : count_nodes(m);
 }
 
 /* ---- one stack ---------------------------------------------------------------------------------------------------- */
@@ -389,30 +423,43 @@ bool python_keeps_internals(void)
     return internals && *internals && strcmp(internals, "0") != 0;
 }
 
+static int make(struct target *target)
+{
+    struct merger *m = target->merger = calloc(1, sizeof(*m));
+
+    if (!m)
+        return -ENOMEM;
+    target->merges++;
+    m->target = target;
+    m->keep_internals = python_keeps_internals();
+    if (!reserve((void **)&m->out_nodes, &m->node_capacity, 1, sizeof(*m->out_nodes)) ||
+        !reserve((void **)&m->python_frames, &m->python_frame_capacity, 1, sizeof(*m->python_frames))) {
+        python_merger_free(m);
+        target->merger = NULL;
+        return -ENOMEM;
+    }
+    m->python_frames[0] = 0;
+    m->out_nodes[m->node_count++] = (struct mt_store_node){0};
+    return 0;
+}
+
 int python_merger_update(struct target *target, struct merger **ret)
 {
-    struct merger *m = target->merger;
-    int r;
+    int r = 0;
 
-    if (!m) {
-        m = target->merger = calloc(1, sizeof(*m));
-        if (!m)
-            return -ENOMEM;
-        m->target = target;
-        m->keep_internals = python_keeps_internals();
-    }
-    if (!m->node_count) {
-        if (!reserve((void **)&m->out_nodes, &m->node_capacity, 1, sizeof(*m->out_nodes)) ||
-            !reserve((void **)&m->python_frames, &m->python_frame_capacity, 1, sizeof(*m->python_frames)))
-            return -ENOMEM;
-        m->python_frames[0] = 0;
-        m->out_nodes[m->node_count++] = (struct mt_store_node){0};
-    }
-    r = take_modules(m);
+    do {
+        if (target->merger && (r == -ESTALE || is_stale(target->merger))) {
+            python_merger_free(target->merger);
+            target->merger = NULL;
+        }
+        r = target->merger ? 0 : make(target);
+        if (r == 0)
+            r = take_modules(target->merger);
+        if (r == 0)
+            r = take_frames(target->merger);
+    } while (r == -ESTALE);
     if (r == 0)
-        r = take_frames(m);
-    if (r == 0)
-        *ret = m;
+        *ret = target->merger;
     return r;
 }
 

@@ -6,7 +6,9 @@
 #include "reader/state.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { OPEN_TRIES = 3, OPEN_PAUSE_US = 20000 };
@@ -38,6 +40,7 @@ static void *opener_main(void *argument)
     if (opener->error == 0)
         opener->error = open_run(reader, opener->store, &opener->run_id);
     mt_store_release(&opener->done, 1); /* -> open_wait() */
+    syscall(SYS_futex, &opener->done, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
     return NULL;
 }
 
@@ -60,9 +63,13 @@ int open_wait(struct reader *reader, unsigned patience_ms)
     if (!opener->under_way)
         return reader->store ? 0 : (opener->error < 0 ? opener->error : -ENODEV);
     while (!mt_load_acquire(&opener->done)) {
-        if (mt_clock_monotonic_ns() >= deadline)
+        uint64_t now = mt_clock_monotonic_ns();
+        struct timespec rest;
+
+        if (now >= deadline)
             return -EBUSY;
-        usleep(500);
+        rest = (struct timespec){(time_t)((deadline - now) / 1000000000), (long)((deadline - now) % 1000000000)};
+        syscall(SYS_futex, &opener->done, FUTEX_WAIT, 0, &rest, NULL, 0);
     }
     if (opener->has_thread)
         pthread_join(opener->thread, NULL);

@@ -5,8 +5,7 @@
  * of their callers; the rest is folded (store/schema.sql): exact by function, file and line, without the callers. What matters is decided
  * anew each time the process is written, by shares of what its heap did as a whole, so it may be rewritten as one set only.
  */
-#include "reader/map.h"
-#include "reader/python.h"
+#include "reader/groups.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,16 +18,6 @@
 enum { EARLY_PART = 8 };
 
 enum { PEAK_BYTES, LIVE_BYTES, LIVE_BLOCKS, ALLOCATED_BYTES, ALLOCATED_BLOCKS, TEMPORARY_BLOCKS, FIGURES };
-
-/*
- * What is one callsite to the database. Of a Python program's sites many differ only by functions of the interpreter's own: merged (python.h) they are one.
- */
-struct groups {
-    uint32_t *of;    /* by site */
-    uint32_t *first; /* by group: one of its sites */
-    struct mt_store_site_key *keys; /* by group */
-    size_t count;
-};
 
 struct choice {
     const struct mt_live *live;
@@ -83,7 +72,7 @@ static void score_sites(struct choice *c, size_t count)
             *own_peak = site->own_peak_bytes;
     }
     for (size_t i = 0; i < g->count; i++) {
-        const uint64_t *whole = c->whole[mt_live_site(c->live, g->first[i])->heap];
+        const uint64_t *whole = c->whole[mt_live_site(c->live, g->items[i].first)->heap];
         for (unsigned k = 0; k < FIGURES; k++)
             raise_score(&c->scores[i], c->figures[i][k], whole[k]);
         raise_score(&c->scores[i], c->own_peaks[i], whole[PEAK_BYTES]);
@@ -197,72 +186,6 @@ static int reserve_ids(struct target *target, size_t count)
     return 0;
 }
 
-static bool is_pair(const struct tables *t, const struct mt_store_node *n)
-{
-    return t->has_python && n->frame & MT_NODE_PAIR && (n->frame & ~MT_NODE_PAIR) < t->nodes_checked;
-}
-
-/* Which frames a stack has is what the target says. One that is not in the table, when all those are that were published before
- * it, is a lie: a stack of the first frame is as good as any. Returns how many nodes can be used. */
-static size_t check_nodes(struct target *target)
-{
-    struct tables *t = &target->tables;
-
-    for (; t->frame_count && t->nodes_checked < t->node_count; t->nodes_checked++) {
-        struct mt_store_node *n = &t->nodes[t->nodes_checked];
-        if (t->nodes_checked == 0 || (n->parent < t->nodes_checked && (n->frame < t->frame_count || is_pair(t, n))))
-            continue;
-        *n = (struct mt_store_node){0};
-        target->lost_decode++;
-    }
-    return t->frame_count ? t->node_count : t->node_count ? 1 : 0;
-}
-
-static void groups_free(struct groups *g)
-{
-    free(g->of);
-    free(g->first);
-    free(g->keys);
-}
-
-/* nodes: that can be used; merger: NULL where the sites are what they are. */
-static int group_sites(const struct target *target, size_t count, size_t nodes, struct merger *merger, struct groups *g)
-{
-    struct map places = {0}; /* (node, heap, kind) -> group */
-    int err = 0;
-
-    *g = (struct groups){.of = calloc(count + 1, sizeof(*g->of)),
-        .first = calloc(count + 1, sizeof(*g->first)),
-        .keys = calloc(count + 1, sizeof(*g->keys))};
-    if (!g->of || !g->first || !g->keys)
-        err = -ENOMEM;
-    for (size_t i = 0; i < count && err == 0; i++) {
-        const struct mt_live_site *site = mt_live_site(target->live, i);
-        uint32_t node = site->node < nodes ? site->node : 0;
-
-        g->of[i] = (uint32_t)g->count;
-        if (merger) {
-            struct slot *slot;
-
-            err = python_merge(merger, node, &node);
-            slot = map_slot(&places, (uint64_t)node << 32 | (uint64_t)site->heap << 16 | site->kind);
-            if (err < 0 || !slot)
-                err = -ENOMEM;
-            else if (slot->value)
-                g->of[i] = slot->value - 1;
-            else
-                fill(&places, slot, (uint64_t)node << 32 | (uint64_t)site->heap << 16 | site->kind, g->count);
-        }
-        if (g->of[i] < g->count)
-            continue;
-        g->first[g->count] = (uint32_t)i;
-        g->keys[g->count++] = (struct mt_store_site_key){
-            .node = node, .heap = mt_live_heap_name(target->live, site->heap), .kind = mt_live_kind_name(site->kind)};
-    }
-    free(places.slots);
-    return err;
-}
-
 static void count_folded(struct target *target, const struct groups *groups, size_t count)
 {
     target->folded = (struct mt_store_folded){0};
@@ -277,11 +200,11 @@ static void count_folded(struct target *target, const struct groups *groups, siz
 }
 
 /* Asks the store for the groups' ids. */
-static int groups_ids(
-    struct reader *reader, struct target *target, const struct groups *groups, const struct mt_store_stacks *stacks, size_t count)
+static int groups_ids(struct reader *reader, struct target *target, size_t count)
 {
+    struct groups *groups = target->groups;
     int64_t *ids = calloc(groups->count + 1, sizeof(*ids));
-    int err = ids ? mt_store_sites(reader->store, stacks, groups->keys, groups->count, ids) : -ENOMEM;
+    int err = ids ? groups_store(reader, target, MT_STORE_WHOLLY, groups->keys, groups->count, ids) : -ENOMEM;
 
     for (size_t i = 0; i < count && err == 0; i++)
         target->site_ids[i] = ids[groups->of[i]];
@@ -296,42 +219,30 @@ static int groups_ids(
 int sites_prepare(struct reader *reader, struct target *target)
 {
     uint64_t events = mt_live_totals(target->live)->events;
-    size_t count = mt_live_site_count(target->live), nodes;
-    struct merger *merger = NULL;
-    struct mt_store_stacks stacks;
-    struct groups groups;
+    size_t count = mt_live_site_count(target->live);
     int err = write_gather(target);
 
     if (err < 0 || (target->site_id_events == events && (target->site_ids_final || !is_ending(target))))
         return err;
     err = reserve_ids(target, count);
     if (err == 0)
-        err = tables_update(target);
+        err = groups_update(target, NULL);
     if (err < 0)
         return err;
-    nodes = check_nodes(target);
-    if (target->tables.has_python)
-        err = python_merger_update(target, &merger);
-    if (err < 0)
-        return err;
-    err = group_sites(target, count, nodes, merger, &groups);
+    target->groups->keys = calloc(target->groups->count + 1, sizeof(*target->groups->keys));
+    if (!target->groups->keys)
+        return -ENOMEM;
+    groups_make_keys(target, 0, target->groups->count, false, target->groups->keys);
+    err = decide(reader, target, target->groups, count);
     if (err == 0)
-        err = decide(reader, target, &groups, count);
-    stacks = merger ? python_stacks(merger)
-                    : (struct mt_store_stacks){.modules = target->tables.modules,
-                          .module_count = target->tables.module_count,
-                          .frames = target->tables.frames,
-                          .frame_count = target->tables.frame_count,
-                          .nodes = target->tables.nodes,
-                          .node_count = nodes};
-    if (err == 0)
-        err = groups_ids(reader, target, &groups, &stacks, count);
+        err = groups_ids(reader, target, count);
     target->site_id_events = err == 0 ? events : UINT64_MAX;
     target->written_events = UINT64_MAX; /* the ids in the database may be others */
     if (err == 0)
-        count_folded(target, &groups, count);
+        count_folded(target, target->groups, count);
     target->site_ids_final = is_ending(target) || target->folded.sites == 0;
-    groups_free(&groups);
+    free(target->groups->keys);
+    target->groups->keys = NULL;
     return err;
 }
 
@@ -400,6 +311,8 @@ static int by_site_id(const void *a, const void *b)
 int sites_write_totals(struct reader *reader, struct target *target)
 {
     size_t count = mt_live_site_count(target->live);
+    static const uint64_t many_ticks = UINT64_C(1) << 40;
+    double tick_ns = (double)ticks_to_ns(reader, target, many_ticks) / (double)many_ticks;
     struct merged m = {.mask = 255};
     int err = 0;
 
@@ -416,9 +329,9 @@ int sites_write_totals(struct reader *reader, struct target *target)
             err = -ENOMEM;
     }
     for (size_t i = 0; i < m.count; i++) {
-        m.rows[i].lifetime_ns_sum = ticks_to_ns(reader, target, m.rows[i].lifetime_ns_sum);
-        m.rows[i].lifetime_ns_min = ticks_to_ns(reader, target, m.rows[i].lifetime_ns_min);
-        m.rows[i].lifetime_ns_max = ticks_to_ns(reader, target, m.rows[i].lifetime_ns_max);
+        m.rows[i].lifetime_ns_sum = (uint64_t)((double)m.rows[i].lifetime_ns_sum * tick_ns);
+        m.rows[i].lifetime_ns_min = (uint64_t)((double)m.rows[i].lifetime_ns_min * tick_ns);
+        m.rows[i].lifetime_ns_max = (uint64_t)((double)m.rows[i].lifetime_ns_max * tick_ns);
     }
     if (m.count) /* in the order of the table */
         qsort(m.rows, m.count, sizeof(*m.rows), by_site_id);

@@ -11,6 +11,8 @@
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
  *   tables.c   modules, frames, checked             sites.c    which callsites are kept whole
+ *   groups.c   sites -> callsites as the store has them (groups.h)
+ *   ahead.c    work done before a process's end
  *   write.c, write_cohorts.c, commit.c  -> store     alike.c, codes.c, lines.c, merge.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
@@ -185,6 +187,12 @@ struct target {
     struct mt_live *live;
     struct tables tables;
     struct merger *merger; /* python.h; NULL: not needed so far */
+    unsigned merges;       /* mergers there have been */
+    struct groups *groups; /* groups.h; NULL: not needed so far */
+    struct mt_store_intern *intern; /* what the store remembers of them; NULL: nothing */
+    size_t ahead_frames, ahead_sites; /* groups done ahead of the end (ahead.c) */
+    uint64_t ahead_next_ns, ahead_locked_ns;
+    bool ahead_off;
     int64_t *site_ids; /* by site of live/ */
     size_t site_id_capacity;
     uint64_t site_id_events; /* of live/, as of site_ids; UINT64_MAX: never */
@@ -400,6 +408,9 @@ void open_start(struct reader *reader);
 /* 0: the database is open and the run begun; -EBUSY: not yet; else why it cannot be. */
 int open_wait(struct reader *reader, unsigned patience_ms);
 int open_run(struct reader *reader, struct mt_store *store, int64_t *ret_run_id);
+
+/* ahead.c. A slice of what the ends of processes would have to wait for; stops when the bell is no longer at `bell`. Returns whether there was any. */
+bool ahead_work(struct reader *reader, uint32_t bell, uint64_t now_ns);
 
 /* sites.c: which callsites are kept whole; their ids, before the transaction, and their totals, inside of it */
 int sites_prepare(struct reader *reader, struct target *target);

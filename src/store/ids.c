@@ -8,11 +8,12 @@
 #include "store/internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
 
-enum { RESERVE_MAX = 1 << 20 };
+enum { RESERVE_MAX = 1 << 20, TEXTS = 4096 };
 
 static int on_frame(struct mt_store *store, sqlite3_stmt *s)
 {
@@ -77,6 +78,43 @@ int ids_learn(struct mt_store *store)
     return r;
 }
 
+/* ---- rows to be written ------------------------------------------------------------------------------------------- */
+
+static const struct {
+    enum store_statement statement;
+    unsigned columns;
+} pending_tables[PENDING_TABLES] = {[PENDING_FRAME] = {S_FRAME_ADD, 3},
+    [PENDING_LINE] = {S_LINE_ADD, 5},
+    [PENDING_STACK] = {S_STACK_ADD, 3},
+    [PENDING_SITE] = {S_SITE_ADD, 6}};
+
+static int flush_table(struct mt_store *store, enum pending_table table)
+{
+    struct pending_rows *p = &store->ids.pending[table];
+    unsigned count = p->count;
+
+    p->count = 0;
+    return store_insert(store, pending_tables[table].statement, pending_tables[table].columns, p->values, count);
+}
+
+int ids_add_row(struct mt_store *store, enum pending_table table, const int64_t *values)
+{
+    struct pending_rows *p = &store->ids.pending[table];
+    unsigned columns = pending_tables[table].columns;
+
+    memcpy(p->values + p->count * columns, values, columns * sizeof(*values));
+    return ++p->count == STORE_ROWS ? flush_table(store, table) : 0;
+}
+
+int ids_flush(struct mt_store *store)
+{
+    int r = 0;
+
+    for (enum pending_table table = 0; table < PENDING_TABLES && r == 0; table++)
+        r = flush_table(store, table);
+    return r;
+}
+
 /* ---- symbols ------------------------------------------------------------------------------------------------------ */
 
 static void symbol_hash(const char *function, const char *file, uint64_t hash[2])
@@ -98,6 +136,35 @@ static int on_symbol(struct mt_store *store, sqlite3_stmt *s)
     return id_map_put(&store->ids.symbols, hash[0], hash[1], id);
 }
 
+static bool is_same(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* Names are a stranger's: hashes can be made equal. So they are compared, with the row or with a copy of it. */
+static int check_symbol(struct mt_store *store, int64_t id, const char *function, const char *file, uint64_t hash, int64_t *ret_id)
+{
+    struct symbol_text *texts = store->ids.texts, *t;
+    int r;
+
+    if (!texts)
+        texts = store->ids.texts = calloc(TEXTS, sizeof(*texts));
+    t = texts ? &texts[hash % TEXTS] : NULL;
+    if (t && t->id == id) {
+        *ret_id = is_same(t->function, function) && is_same(t->file, file) ? id : 0;
+        return 0;
+    }
+    r = store_find(store, ret_id, S_SYMBOL_IS, "itt", id, function, file);
+    if (r < 0 || !*ret_id || !t)
+        return r;
+    free(t->function);
+    free(t->file);
+    *t = (struct symbol_text){id, function ? strdup(function) : NULL, file ? strdup(file) : NULL};
+    if (!t->function != !function || !t->file != !file)
+        t->id = 0;
+    return 0;
+}
+
 /* Inside of a transaction for writing. */
 int ids_symbol(struct mt_store *store, const char *function, const char *file, int64_t *ret_id)
 {
@@ -115,7 +182,7 @@ int ids_symbol(struct mt_store *store, const char *function, const char *file, i
     symbol_hash(function, file, hash);
     id = id_map_get(&ids->symbols, hash[0], hash[1]);
     if (r == 0 && id)
-        r = store_find(store, &same, S_SYMBOL_IS, "itt", id, function, file); /* names are a stranger's: hashes can be made equal */
+        r = check_symbol(store, id, function, file, hash[0], &same);
     if (r == 0 && !same) {
         if (ids->last_symbol == INT64_MAX)
             return -EFBIG;
@@ -137,5 +204,10 @@ void ids_forget(struct ids *ids)
     id_map_clear(&ids->stacks);
     id_map_clear(&ids->sites);
     id_map_clear(&ids->symbols);
-    *ids = (struct ids){0};
+    for (size_t i = 0; ids->texts && i < TEXTS; i++) {
+        free(ids->texts[i].function);
+        free(ids->texts[i].file);
+    }
+    free(ids->texts);
+    *ids = (struct ids){.generation = ids->generation + 1};
 }

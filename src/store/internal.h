@@ -5,6 +5,7 @@
  *   statement.c  prepared statements and SQLite's errors
  *   run.c        runs, processes, the ledger of losses, repair
  *   ids.c        the ids that the database has, in memory
+ *   memory.c     what a process's tables have become, from one call to the next
  *   intern.c     modules and frames: each once per database
  *   stack.c      stacks, whole and folded, and their responsible frame
  *   site.c       sites
@@ -44,6 +45,9 @@ int id_map_put(struct id_map *map, uint64_t a, uint64_t b, int64_t id);
 int id_map_reserve(struct id_map *map, size_t more); /* room for so many more without growing */
 void id_map_clear(struct id_map *map);
 
+enum { STORE_ROWS = 16, PENDING_COLUMNS = 6, KEPT_SYMBOLS = 16 };
+enum pending_table { PENDING_FRAME, PENDING_LINE, PENDING_STACK, PENDING_SITE, PENDING_TABLES };
+
 /*
  * ids.c: what the database has, in memory. Rows of these tables are only ever added, each with the next id, and inside of a
  * transaction for writing: what is not known yet lies behind the last id that is. A failure empties it, since it may take rows back.
@@ -54,11 +58,23 @@ struct ids {
     struct id_map stacks;  /* (parent_id, frame_id) -> stack_id */
     struct id_map sites;   /* (stack_id, heap_id) -> site_id */
     struct id_map symbols; /* (hash, other hash) -> symbol_id, to be compared with the row */
+    struct symbol_text {   /* the row, of symbols met lately, by their hash */
+        int64_t id;
+        char *function, *file;
+    } *texts;
     int64_t last_frame, last_stack, last_site, last_symbol;
+    unsigned generation; /* grows whenever it is emptied */
+    /* Rows of those tables that are in these maps and not yet in the database: written many at a time, and before the transaction ends. */
+    struct pending_rows {
+        unsigned count;
+        int64_t values[STORE_ROWS * PENDING_COLUMNS];
+    } pending[PENDING_TABLES];
     bool symbols_known; /* in this transaction; read only when the first one is to be written */
 };
 /* Learns what others have added. Inside of a transaction for writing it is then complete. */
-int ids_learn(struct mt_store *store);
+int ids_learn(struct mt_store *store); /* not while rows are pending */
+int ids_add_row(struct mt_store *store, enum pending_table table, const int64_t *values);
+int ids_flush(struct mt_store *store);
 int ids_symbol(struct mt_store *store, const char *function, const char *file, int64_t *ret_id);
 void ids_forget(struct ids *ids);
 
@@ -88,26 +104,27 @@ void ids_forget(struct ids *ids);
     X(PROCESS_END, "UPDATE process SET ended_ns = nullif(?2, -1), end_kind = ?3, exit_status = nullif(?4, -1) WHERE process_id = ?1")          \
     X(MODULE_FIND, "SELECT module_id FROM module WHERE identity = ?1")                                                 \
     X(MODULE_ADD, "INSERT INTO module (identity, path, name) VALUES (?1, ?2, ?3)")                                     \
-    X(FRAME_ADD, "INSERT INTO frame (frame_id, module_id, offset) VALUES (?1, ?2, ?3)")                                \
+    X(FRAME_ADD, "INSERT INTO frame (frame_id, module_id, offset) VALUES (?, ?, ?)")                                   \
     X(FRAME_SCAN, "SELECT f.frame_id, f.module_id, f.offset, "                                                         \
                   "(SELECT min(depth) FROM frame_line AS l WHERE l.frame_id = f.frame_id AND runtime = 0) "             \
                   "FROM frame AS f WHERE frame_id > ?1")                                                               \
     X(LINE_ADD, "INSERT INTO frame_line (frame_id, depth, symbol_id, line, runtime) "                                  \
-                "VALUES (?1, ?2, nullif(?3, 0), nullif(?4, 0), ?5)")                                                   \
+                "VALUES (?, ?, nullif(?, 0), nullif(?, 0), ?)")                                                        \
     X(SYMBOL_SCAN, "SELECT symbol_id, function, file FROM symbol WHERE symbol_id > ?1")                                \
     X(SYMBOL_IS, "SELECT symbol_id FROM symbol WHERE symbol_id = ?1 AND function IS ?2 AND file IS ?3")                \
     X(SYMBOL_ADD, "INSERT INTO symbol (symbol_id, function, file) VALUES (?1, ?2, ?3)")                                \
     X(STACK_SCAN, "SELECT stack_id, up, frame_id FROM stack WHERE stack_id > ?1")                                      \
     X(STACK_LAST, "SELECT max(stack_id) FROM stack")                                                                   \
-    X(STACK_ADD, "INSERT INTO stack (stack_id, up, frame_id) VALUES (?1, ?2, ?3)")                                     \
+    X(STACK_ADD, "INSERT INTO stack (stack_id, up, frame_id) VALUES (?, ?, ?)")                                        \
     X(HEAP_FIND, "SELECT heap_id FROM heap WHERE name = ?1 AND kind = ?2")                                             \
     X(HEAP_ADD, "INSERT INTO heap (name, kind) VALUES (?1, ?2)")                                                       \
     X(SITE_SCAN, "SELECT site_id, stack_id, heap_id FROM site WHERE site_id > ?1")                                     \
     X(SITE_LAST, "SELECT max(site_id) FROM site")                                                                      \
     X(SITE_ADD, "INSERT INTO site (site_id, stack_id, heap_id, frame_id, depth, folded) "                              \
-                "VALUES (?1, ?2, ?3, nullif(?4, 0), ?5, ?6)")                                                          \
+                "VALUES (?, ?, ?, nullif(?, 0), ?, ?)")                                                                \
     X(FOLDED_SET, "UPDATE process SET folded_sites = ?2, folded_blocks = ?3, folded_bytes = ?4 WHERE process_id = ?1") \
     X(TOTALS_CLEAR, "DELETE FROM site_totals WHERE process_id = ?1")                                                   \
+    X(TOTALS_NEW, "INSERT INTO site_totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")                         \
     X(TOTALS_ADD, "INSERT INTO site_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) "      \
                   "ON CONFLICT DO UPDATE SET peak_bytes = peak_bytes + ?3, peak_blocks = peak_blocks + ?4, "           \
                   "live_bytes = live_bytes + ?5, live_blocks = live_blocks + ?6, "                                     \
@@ -143,12 +160,20 @@ enum store_statement {
         S_COUNT
 };
 
+struct mt_symbol_module;
 struct mt_store {
     sqlite3 *db;
     bool read_only;
     char error[256]; /* when it is not SQLite's */
     sqlite3_stmt *statements[S_COUNT];
+    sqlite3_stmt *statements_many[S_COUNT]; /* of STORE_ROWS rows */
     struct ids ids;
+    struct kept_symbols { /* modules with little in them, of any process, open for the next frames (intern.c) */
+        char identity[80];
+        bool names_only;
+        struct mt_symbol_module *module; /* NULL: none */
+    } kept_symbols[KEPT_SYMBOLS];
+    unsigned kept_next; /* to make room */
 };
 
 /* statement.c. Each returns 0 or -errno. */
@@ -160,6 +185,8 @@ int store_exec(struct mt_store *store, const char *sql);
  */
 int store_run(struct mt_store *store, enum store_statement which, const char *types, ...);
 int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement which, const char *types, ...);
+/* Inserts rows of whole numbers, of `columns` each, by a statement that ends with VALUES and one row's: many of them at a time cost half as much. */
+int store_insert(struct mt_store *store, enum store_statement which, unsigned columns, const int64_t *values, size_t rows);
 /* Calls `row` for each row of a statement whose one parameter is `after`; it returns 0 or -errno. */
 int store_scan(struct mt_store *store, enum store_statement which, int64_t after,
     int (*row)(struct mt_store *store, sqlite3_stmt *statement));
@@ -167,6 +194,9 @@ int store_scan(struct mt_store *store, enum store_statement which, int64_t after
 int store_enter(struct mt_store *store, bool *ret_own);
 int store_leave(struct mt_store *store, bool own, int result);
 void store_finish_statements(struct mt_store *store);
+
+/* intern.c */
+void store_close_symbols(struct mt_store *store);
 
 /* runtime.c */
 bool runtime_module(const char *path, uint32_t flags);

@@ -162,6 +162,7 @@ void mt_store_close(struct mt_store *store)
     if (!store)
         return;
     store_finish_statements(store);
+    store_close_symbols(store);
     ids_forget(&store->ids);
     if (!store->read_only) {
         mt_store_rollback(store);

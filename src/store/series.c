@@ -3,21 +3,56 @@
  */
 #include "store/internal.h"
 
+#include <string.h>
+
 int mt_store_folded(struct mt_store *store, int64_t process_id, const struct mt_store_folded *folded)
 {
     return store_run(store, S_FOLDED_SET, "iuuu", process_id, folded->sites, folded->blocks, folded->bytes);
 }
 
+static int64_t whole(uint64_t value)
+{
+    return value > INT64_MAX ? INT64_MAX : (int64_t)value;
+}
+
+/* No two of one site, in the order of the table. */
+static int add_ordered(struct mt_store *store, int64_t process_id, const struct mt_store_site_totals *rows, size_t count)
+{
+    enum { COLUMNS = 14 };
+    int64_t values[STORE_ROWS][COLUMNS];
+    int r = 0;
+
+    for (size_t i = 0; i < count && r == 0;) {
+        size_t part = count - i < STORE_ROWS ? count - i : STORE_ROWS;
+        for (size_t k = 0; k < part; k++, i++) {
+            const struct mt_store_site_totals *t = &rows[i];
+            const int64_t row[COLUMNS] = {process_id, t->site_id, whole(t->peak_bytes), whole(t->peak_blocks), whole(t->live_bytes),
+                whole(t->live_blocks), whole(t->allocated_bytes), whole(t->allocated_blocks), whole(t->freed_blocks),
+                whole(t->temporary_blocks), whole(t->lifetime_ns_sum), whole(t->lifetime_ns_min), whole(t->lifetime_ns_max),
+                whole(t->own_peak_bytes)};
+            memcpy(values[k], row, sizeof(row));
+        }
+        r = store_insert(store, S_TOTALS_NEW, COLUMNS, values[0], part);
+    }
+    return r;
+}
+
 int mt_store_site_totals(
     struct mt_store *store, int64_t run_id, int64_t process_id, const struct mt_store_site_totals *rows, size_t count)
 {
-    bool own;
+    bool own, ordered = true;
     int r = store_enter(store, &own);
 
     (void)run_id;
     if (r < 0)
         return r;
     r = store_run(store, S_TOTALS_CLEAR, "i", process_id);
+    for (size_t i = 1; i < count && ordered; i++)
+        ordered = rows[i - 1].site_id < rows[i].site_id;
+    if (r == 0 && ordered) {
+        r = add_ordered(store, process_id, rows, count);
+        return store_leave(store, own, r);
+    }
     /* Two rows of one site are added up: a library that was loaded twice has its sites once. */
     for (size_t i = 0; i < count && r == 0; i++) {
         const struct mt_store_site_totals *t = &rows[i];

@@ -18,6 +18,7 @@ struct site_work {
     uint32_t responsible;
     bool open; /* the responsible node is not known yet */
     bool folded;
+    bool postponed; /* not ahead of the end */
 };
 
 struct heap_ids { /* of one call: names are compared as pointers, the same name has the same one nearly always */
@@ -68,22 +69,22 @@ static int heap_id_of(
 
 /* ---- what can be found out without writing --------------------------------------------------------------------------- */
 
-static bool is_known_whole(const struct intern *n, uint32_t node, int64_t heap_id)
+static bool is_known_whole(const struct mt_store_intern *n, uint32_t node, int64_t heap_id)
 {
     return n->node_stack[node] && heap_id && id_map_get(&n->store->ids.sites, (uint64_t)n->node_stack[node], (uint64_t)heap_id);
 }
 
-static void want_inner(struct intern *n, uint32_t node, uint32_t responsible)
+static void want_inner(struct mt_store_intern *n, uint32_t node, uint32_t responsible)
 {
     for (;; node = n->stacks->nodes[node].parent) {
-        n->frames[n->stacks->nodes[node].frame].wanted = true;
+        intern_want_one(n, n->stacks->nodes[node].frame);
         if (node == responsible)
             break;
     }
 }
 
 /* Rounds: each looks up the frames in question, of all sites together, and as many again behind them as the one before. */
-static int find_responsible(struct intern *n, struct mt_store_site_key *keys, struct site_work *sites, size_t count)
+static int find_responsible(struct mt_store_intern *n, struct mt_store_site_key *keys, struct site_work *sites, size_t count)
 {
     unsigned ahead = LOOK_AHEAD_FIRST;
     bool unknown = true;
@@ -95,7 +96,9 @@ static int find_responsible(struct intern *n, struct mt_store_site_key *keys, st
             bool this_one = false;
             if (!sites[i].open)
                 continue;
+            n->postponed = false;
             r = stack_responsible(n, keys[i].node, ahead, &sites[i].responsible, &this_one);
+            sites[i].postponed = n->postponed;
             sites[i].open = this_one;
             unknown |= this_one;
         }
@@ -107,7 +110,7 @@ static int find_responsible(struct intern *n, struct mt_store_site_key *keys, st
     return r;
 }
 
-static int prepare(struct intern *n, struct heap_ids *heaps, struct mt_store_site_key *keys, struct site_work *sites, size_t count)
+static int prepare(struct mt_store_intern *n, struct heap_ids *heaps, struct mt_store_site_key *keys, struct site_work *sites, size_t count)
 {
     int r = intern_known(n);
 
@@ -126,7 +129,7 @@ static int prepare(struct intern *n, struct heap_ids *heaps, struct mt_store_sit
     if (r == 0)
         r = find_responsible(n, keys, sites, count);
     for (size_t i = 0; i < count && r == 0; i++) {
-        if (!sites[i].folded)
+        if (!sites[i].folded || sites[i].postponed)
             continue;
         sites[i].folded = stack_has_callers(n, sites[i].responsible);
         if (sites[i].folded)
@@ -139,7 +142,7 @@ static int prepare(struct intern *n, struct heap_ids *heaps, struct mt_store_sit
 
 /* ---- writing ------------------------------------------------------------------------------------------------------------ */
 
-static int add_site(struct intern *n, const struct mt_store_site_key *key, const struct site_work *site, int64_t stack_id,
+static int add_site(struct mt_store_intern *n, const struct mt_store_site_key *key, const struct site_work *site, int64_t stack_id,
     int64_t heap_id, int64_t *ret_id)
 {
     struct ids *ids = &n->store->ids;
@@ -158,7 +161,7 @@ static int add_site(struct intern *n, const struct mt_store_site_key *key, const
     }
     *ret_id = ids->last_site + 1;
     if (r == 0)
-        r = store_run(n->store, S_SITE_ADD, "iiiinn", *ret_id, stack_id, heap_id, frame_id, depth, (int)site->folded);
+        r = ids_add_row(n->store, PENDING_SITE, (int64_t[]){*ret_id, stack_id, heap_id, frame_id, depth, site->folded});
     if (r == 0)
         r = id_map_put(&ids->sites, (uint64_t)stack_id, (uint64_t)heap_id, *ret_id);
     if (r == 0)
@@ -166,7 +169,7 @@ static int add_site(struct intern *n, const struct mt_store_site_key *key, const
     return r;
 }
 
-static int write_site(struct intern *n, struct heap_ids *heaps, const struct mt_store_site_key *key,
+static int write_site(struct mt_store_intern *n, struct heap_ids *heaps, const struct mt_store_site_key *key,
     const struct site_work *site, int64_t *ret_id)
 {
     int64_t heap_id = 0, stack_id = 0;
@@ -180,32 +183,68 @@ static int write_site(struct intern *n, struct heap_ids *heaps, const struct mt_
     return *ret_id ? 0 : add_site(n, key, site, stack_id, heap_id, ret_id);
 }
 
-int mt_store_sites(struct mt_store *store, const struct mt_store_stacks *stacks, struct mt_store_site_key *keys, size_t count,
-    int64_t *ret_site_ids)
+/* Of a site to be written ahead, whether all frames that its row needs are in the database. */
+static bool has_frames(const struct mt_store_intern *n, uint32_t node, uint32_t end)
+{
+    for (; node != 0 && node != end; node = n->stacks->nodes[node].parent) {
+        if (!n->frames[n->stacks->nodes[node].frame].frame_id && !intern_is_self(n, node))
+            return false;
+    }
+    return true;
+}
+
+static bool is_ready(const struct mt_store_intern *n, const struct mt_store_site_key *key, const struct site_work *site)
+{
+    uint32_t end = site->folded && site->responsible ? n->stacks->nodes[site->responsible].parent : 0;
+
+    return !n->ahead || (!site->postponed && has_frames(n, key->node, end));
+}
+
+int mt_store_sites_with(struct mt_store_intern *n, const struct mt_store_stacks *stacks, enum mt_store_extent extent,
+    struct mt_store_site_key *keys, size_t count, int64_t *ret_site_ids)
 {
     struct site_work *sites = calloc(count ? count : 1, sizeof(*sites));
     struct heap_ids heaps = {0};
-    struct intern *intern = NULL;
     bool own = false;
-    int r = sites ? intern_create(store, stacks, &intern) : -ENOMEM;
+    int r = sites ? intern_take(n, stacks) : -ENOMEM;
 
+    if (r < 0) {
+        free(sites);
+        return r;
+    }
+    n->ahead = extent != MT_STORE_WHOLLY;
+    r = prepare(n, &heaps, keys, sites, count);
     if (r == 0)
-        r = prepare(intern, &heaps, keys, sites, count);
-    if (r == 0)
-        r = store_enter(store, &own);
+        r = store_enter(n->store, &own);
     if (r < 0)
         goto out;
-    r = ids_learn(store);
+    r = ids_learn(n->store);
     if (r == 0)
-        r = intern_write(intern);
-    for (size_t i = 0; i < count && r == 0; i++) {
+        r = intern_write(n);
+    for (size_t i = 0; i < count && r == 0 && extent != MT_STORE_FRAMES; i++) {
+        if (!is_ready(n, &keys[i], &sites[i]))
+            continue;
         keys[i].fold = sites[i].folded;
-        r = write_site(intern, &heaps, &keys[i], &sites[i], &ret_site_ids[i]);
+        r = write_site(n, &heaps, &keys[i], &sites[i], &ret_site_ids[i]);
     }
-    r = store_leave(store, own, r);
+    if (r == 0)
+        r = ids_flush(n->store);
+    r = store_leave(n->store, own, r);
 out:
+    intern_leave(n);
     free(heaps.entries);
     free(sites);
-    intern_destroy(intern);
+    return r;
+}
+
+int mt_store_sites(struct mt_store *store, const struct mt_store_stacks *stacks, struct mt_store_site_key *keys, size_t count,
+    int64_t *ret_site_ids)
+{
+    struct mt_store_intern *intern = NULL;
+    int r = mt_store_intern_create(store, &intern);
+
+    if (r == 0)
+        r = mt_store_sites_with(intern, stacks, MT_STORE_WHOLLY, keys, count, ret_site_ids);
+    mt_store_intern_destroy(intern);
     return r;
 }

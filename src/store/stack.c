@@ -11,36 +11,39 @@
 
 #include "wire/wire.h"
 
-static uint32_t parent_of(const struct intern *n, uint32_t node)
+static uint32_t parent_of(const struct mt_store_intern *n, uint32_t node)
 {
     return n->stacks->nodes[node].parent;
 }
 
-static struct frame_work *frame_of(const struct intern *n, uint32_t node)
+static struct frame_work *frame_of(const struct mt_store_intern *n, uint32_t node)
 {
     return &n->frames[n->stacks->nodes[node].frame];
 }
 
-int stack_known(struct intern *n)
+int stack_known(struct mt_store_intern *n)
 {
     const struct id_map *stacks = &n->store->ids.stacks;
 
-    if (stacks->count == 0)
+    if (stacks->count == 0 || n->node_count == 0)
         return 0;
-    for (uint32_t node = 1; node < n->stacks->node_count; node++) {
+    for (uint32_t node = n->nodes_known ? (uint32_t)n->nodes_known : 1; node < n->node_count; node++) {
         uint32_t parent = parent_of(n, node);
+        if (n->node_stack[node])
+            continue;
         int64_t above = n->node_stack[parent], frame_id = frame_of(n, node)->frame_id;
         if (intern_is_self(n, node))
             n->node_stack[node] = above;
         else if (frame_id && (above || parent == 0))
             n->node_stack[node] = id_map_get(stacks, (uint64_t)above, (uint64_t)frame_id);
     }
+    n->nodes_known = n->node_count;
     return 0;
 }
 
 /* ---- the responsible frame -------------------------------------------------------------------------------------------- */
 
-static int want_ahead(struct intern *n, uint32_t node, unsigned count)
+static int want_ahead(struct mt_store_intern *n, uint32_t node, unsigned count)
 {
     int r = 0;
 
@@ -49,7 +52,7 @@ static int want_ahead(struct intern *n, uint32_t node, unsigned count)
     return r;
 }
 
-int stack_responsible(struct intern *n, uint32_t node, unsigned ahead, uint32_t *ret_node, bool *ret_unknown)
+int stack_responsible(struct mt_store_intern *n, uint32_t node, unsigned ahead, uint32_t *ret_node, bool *ret_unknown)
 {
     uint32_t innermost = 0;
 
@@ -63,6 +66,11 @@ int stack_responsible(struct intern *n, uint32_t node, unsigned ahead, uint32_t 
         if (intern_is_self(n, node))
             continue;
         if (frame_of(n, node)->user == USER_UNKNOWN) {
+            if (n->ahead && n->modules[n->stacks->frames[n->stacks->nodes[node].frame].module].heavy) {
+                n->postponed = true;
+                *ret_node = 0;
+                return 0;
+            }
             *ret_unknown = true;
             return want_ahead(n, node, ahead);
         }
@@ -77,7 +85,7 @@ int stack_responsible(struct intern *n, uint32_t node, unsigned ahead, uint32_t 
     return 0;
 }
 
-bool stack_has_callers(const struct intern *n, uint32_t node)
+bool stack_has_callers(const struct mt_store_intern *n, uint32_t node)
 {
     if (node == 0)
         return false;
@@ -100,7 +108,7 @@ static int child_of(struct mt_store *store, int64_t parent_id, int64_t frame_id,
         if (ids->last_stack == INT64_MAX)
             return -EFBIG;
         id = ids->last_stack + 1;
-        r = store_run(store, S_STACK_ADD, "iii", id, id - parent_id, frame_id);
+        r = ids_add_row(store, PENDING_STACK, (int64_t[]){id, id - parent_id, frame_id});
         if (r == 0)
             r = id_map_put(&ids->stacks, (uint64_t)parent_id, (uint64_t)frame_id, id);
         if (r == 0)
@@ -114,7 +122,7 @@ static int child_of(struct mt_store *store, int64_t parent_id, int64_t frame_id,
  * Collects the nodes from `node` on up to, and without, the first one that `done` has an id for, or `end`. Returns that one's id
  * (`id` for `end`) or -errno.
  */
-static int64_t collect(struct intern *n, uint32_t node, uint32_t end, const int64_t *done, int64_t id, size_t *ret_depth)
+static int64_t collect(struct mt_store_intern *n, uint32_t node, uint32_t end, const int64_t *done, int64_t id, size_t *ret_depth)
 {
     size_t depth = 0;
 
@@ -134,7 +142,7 @@ static int64_t collect(struct intern *n, uint32_t node, uint32_t end, const int6
 }
 
 /* Adds what was collected, callers first. */
-static int descend(struct intern *n, size_t depth, int64_t *done, int64_t *id)
+static int descend(struct mt_store_intern *n, size_t depth, int64_t *done, int64_t *id)
 {
     while (depth > 0) {
         uint32_t node = n->path[--depth];
@@ -148,7 +156,7 @@ static int descend(struct intern *n, size_t depth, int64_t *done, int64_t *id)
     return 0;
 }
 
-int stack_write(struct intern *n, uint32_t node, int64_t *ret_stack_id)
+int stack_write(struct mt_store_intern *n, uint32_t node, int64_t *ret_stack_id)
 {
     size_t depth;
     int64_t id = collect(n, node, 0, n->node_stack, 0, &depth);
@@ -159,7 +167,7 @@ int stack_write(struct intern *n, uint32_t node, int64_t *ret_stack_id)
     return r;
 }
 
-int stack_write_folded(struct intern *n, uint32_t node, uint32_t responsible, int64_t *ret_stack_id)
+int stack_write_folded(struct mt_store_intern *n, uint32_t node, uint32_t responsible, int64_t *ret_stack_id)
 {
     int64_t other = 0, root = 0, id;
     size_t depth;

@@ -162,6 +162,26 @@ struct mt_store_site_key {
 int mt_store_sites(struct mt_store *store, const struct mt_store_stacks *stacks, struct mt_store_site_key *keys, size_t count,
     int64_t *ret_site_ids);
 
+/*
+ * The same for a process that is written more than once: the intern remembers what its tables have become in the database, and a call works
+ * on what is new. The tables only grow: nodes, frames and modules keep their numbers (modules may also be put between others, whose paths, told apart
+ * as pointers, keep their order; frames then follow). For other tables, another intern; and it goes before its store.
+ *
+ * Ahead of the process's end a few keys at a time can be given, each with `fold` set. Then nothing is written that would not be at the end where the
+ * site is folded; and modules with much debug information are left for the end, with the sites that need it, whose ret_site_ids are left alone.
+ */
+struct mt_store_intern;
+int mt_store_intern_create(struct mt_store *store, struct mt_store_intern **ret_intern);
+void mt_store_intern_destroy(struct mt_store_intern *intern); /* accepts NULL */
+
+enum mt_store_extent {
+    MT_STORE_WHOLLY, /* as mt_store_sites() */
+    MT_STORE_FRAMES, /* ahead: frames alone, those that are needed whether a site is folded or not */
+    MT_STORE_FOLDED, /* ahead: sites, too */
+};
+int mt_store_sites_with(struct mt_store_intern *intern, const struct mt_store_stacks *stacks, enum mt_store_extent extent,
+    struct mt_store_site_key *keys, size_t count, int64_t *ret_site_ids);
+
 struct mt_store_site_totals {
     int64_t site_id;
     uint64_t peak_bytes, peak_blocks; /* live at the process's global peak */

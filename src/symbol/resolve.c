@@ -15,10 +15,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct module {
+enum { LIGHT_NAMES = 50000, LIGHT_FILE_BYTES = 4 << 20 };
+
+struct mt_symbol_module {
     Dwfl *dwfl;
     Dwfl_Module *module;
     bool names_only;
+    int fd; /* -1: none; to see whether the file is still as it was */
+    struct stat file;
     struct name_table names;
     struct function_table functions;
     /* room for what one callback shows */
@@ -136,7 +140,7 @@ static int find_debug(Dwfl_Module *module, void **user, const char *name, Dwarf_
     return fd >= 0 ? fd : -1;
 }
 
-static int begin(struct module *m, const char *path, int fd)
+static int begin(struct mt_symbol_module *m, const char *path, int fd)
 {
     static char debug_path[] = ":.debug:/usr/lib/debug", *debug_paths = debug_path;
     static const Dwfl_Callbacks callbacks = {.find_elf = dwfl_build_id_find_elf,
@@ -160,12 +164,16 @@ static int begin(struct module *m, const char *path, int fd)
     return 0;
 }
 
-static void finish(struct module *m)
+void mt_symbol_close(struct mt_symbol_module *m)
 {
+    if (!m)
+        return;
     function_finish(&m->functions);
     name_finish(&m->names);
     if (m->dwfl)
         dwfl_end(m->dwfl);
+    if (m->fd >= 0)
+        close(m->fd);
     free(m);
 }
 
@@ -182,7 +190,7 @@ static void source_of(Dwarf_Die *unit, uint64_t address, struct mt_symbol *s)
         s->line = (unsigned)number;
 }
 
-static void present(struct module *m, struct mt_symbol *chain, size_t count)
+static void present(struct mt_symbol_module *m, struct mt_symbol *chain, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         if (chain[i].function && *chain[i].function)
@@ -198,7 +206,7 @@ static void present(struct module *m, struct mt_symbol *chain, size_t count)
     }
 }
 
-static size_t look_up(struct module *m, uint64_t address, struct mt_symbol *chain)
+static size_t look_up(struct mt_symbol_module *m, uint64_t address, struct mt_symbol *chain)
 {
     Dwarf_Addr bias = 0;
     Dwarf_Die *unit = m->names_only ? NULL : dwfl_module_addrdie(m->module, address, &bias);
@@ -230,7 +238,7 @@ static int by_offset(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-static int look_up_all(struct module *m, const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
+int mt_symbol_find(struct mt_symbol_module *m, const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
 {
     struct wanted *wanted = calloc(count ? count : 1, sizeof(*wanted));
     struct mt_symbol chain[SYMBOL_CHAIN_MAX];
@@ -270,11 +278,11 @@ static int open_vdso(const uint8_t *build_id, size_t build_id_bytes)
     return fd;
 }
 
-int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
-    const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
+int mt_symbol_open(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
+    struct mt_symbol_module **ret_module)
 {
     char used[PATH_MAX + 64];
-    struct module *m;
+    struct mt_symbol_module *m;
     int fd, r;
 
     elf_version(EV_CURRENT);
@@ -292,9 +300,42 @@ int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id
         return -ENOMEM;
     }
     m->names_only = depth == MT_SYMBOL_NAMES;
+    m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (fstat(fd, &m->file) < 0)
+        m->file.st_size = INT64_MAX;
     r = begin(m, used, fd);
-    if (r == 0)
-        r = look_up_all(m, offsets, count, fn, argument);
-    finish(m);
+    if (r < 0)
+        mt_symbol_close(m);
+    else
+        *ret_module = m;
+    return r;
+}
+
+bool mt_symbol_is_light(struct mt_symbol_module *m)
+{
+    Dwarf_Addr bias;
+
+    return m->names.count <= LIGHT_NAMES &&
+           (m->names_only || m->file.st_size <= LIGHT_FILE_BYTES || !dwfl_module_getdwarf(m->module, &bias));
+}
+
+bool mt_symbol_is_current(const struct mt_symbol_module *m)
+{
+    struct stat now;
+
+    return m->fd >= 0 && fstat(m->fd, &now) == 0 && now.st_size == m->file.st_size && now.st_mtim.tv_sec == m->file.st_mtim.tv_sec &&
+           now.st_mtim.tv_nsec == m->file.st_mtim.tv_nsec;
+}
+
+int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
+    const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument)
+{
+    struct mt_symbol_module *m;
+    int r = mt_symbol_open(path, build_id, build_id_bytes, depth, &m);
+
+    if (r < 0)
+        return r;
+    r = mt_symbol_find(m, offsets, count, fn, argument);
+    mt_symbol_close(m);
     return r;
 }

@@ -8,6 +8,7 @@
 #ifndef MT_SYMBOL_SYMBOL_H
 #define MT_SYMBOL_SYMBOL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,21 @@ enum mt_symbol_depth {
  */
 int mt_symbol_resolve(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
     const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument);
+
+/*
+ * The same in steps, for a module that is asked more than once: finding its file and putting its symbols in order takes longer than many answers.
+ * A module is closed by mt_symbol_close(), which accepts NULL.
+ */
+struct mt_symbol_module;
+int mt_symbol_open(const char *path, const uint8_t *build_id, size_t build_id_bytes, enum mt_symbol_depth depth,
+    struct mt_symbol_module **ret_module);
+int mt_symbol_find(
+    struct mt_symbol_module *module, const uint64_t *offsets, size_t count, mt_symbol_fn fn, void *argument);
+void mt_symbol_close(struct mt_symbol_module *module);
+/* Is its file still as it was when it was opened? It is mapped: one that has been cut must not be asked again. */
+bool mt_symbol_is_current(const struct mt_symbol_module *module);
+/* Is there so little to read in it that it may be kept open, and that an answer takes milliseconds at most? */
+bool mt_symbol_is_light(struct mt_symbol_module *module);
 
 /*
  * Demangles a C++ or Rust name, without parameters, into `buffer`; a name that is not mangled, or whose expansion does not

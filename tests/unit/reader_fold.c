@@ -3,7 +3,7 @@
  */
 #include "store_fixture.h"
 
-#include "reader/state.h"
+#include "reader/groups.h"
 
 enum { FUNCTIONS = 7, CALLERS = 300, MAIN = 0, FRAMES = 2 + CALLERS + FUNCTIONS };
 
@@ -316,6 +316,102 @@ static void test_checkpoints(void **state)
     assert_in_range(number_once(f, "SELECT count(*) FROM top_allocators WHERE process_id = 1 AND NOT folded"), 4, 24);
 }
 
+/* ---- ahead of the end --------------------------------------------------------------------------------------------------- */
+
+static const char by_row[] =
+    "SELECT group_concat(t, ';') FROM (SELECT process_id || ' ' || folded || ' ' || stack || ' ' || heap || ' ' || peak_bytes || ' ' || "
+    "live_bytes || ' ' || live_blocks || ' ' || allocated_bytes || ' ' || allocated_blocks || ' ' || freed_blocks || ' ' || "
+    "own_peak_bytes AS t FROM top_allocators ORDER BY 1)";
+
+/* As ahead.c does it, a few groups at a time. */
+static void go_ahead(struct played *p, unsigned which, enum mt_store_extent extent)
+{
+    struct target *t = p->targets[which];
+    struct mt_store_site_key keys[7];
+    int64_t ids[7];
+
+    assert_int_equal(groups_update(t, NULL), 0);
+    for (size_t at = 0; at < t->groups->count; at += 7) {
+        size_t end = at + 7 < t->groups->count ? at + 7 : t->groups->count;
+        groups_make_keys(t, at, end, true, keys);
+        assert_int_equal(groups_store(&p->reader, t, extent, keys, end - at, ids), 0);
+    }
+}
+
+/* Half of the tables first, then all; and a rollback in between, which takes everything back. */
+static void work_ahead(const struct fixture *f, bool ahead)
+{
+    struct played *p = start(f->path, 20, 2);
+    struct tables *t = &p->targets[0]->tables;
+    size_t nodes = t->node_count;
+
+    t->node_count = leaf(CALLERS / 2);
+    for (unsigned i = 0; i < CALLERS / 2; i++)
+        allocate(p, 0, i, 100 + i);
+    if (ahead) {
+        go_ahead(p, 0, MT_STORE_FRAMES);
+        go_ahead(p, 0, MT_STORE_FOLDED);
+    }
+    t->node_count = nodes;
+    work(p, 1);
+    work(p, 0);
+    if (ahead) {
+        go_ahead(p, 1, MT_STORE_FOLDED);
+        assert_int_equal(mt_store_begin(p->reader.store), 0);
+        go_ahead(p, 0, MT_STORE_FOLDED);
+        mt_store_rollback(p->reader.store);
+        go_ahead(p, 1, MT_STORE_FOLDED);
+        mark(p, 0, "middle");
+        assert_int_equal(write_all(&p->reader, NULL, true, 1000), 0);
+        go_ahead(p, 0, MT_STORE_FOLDED);
+    } else {
+        mark(p, 0, "middle");
+    }
+    work(p, 0);
+    end(p);
+}
+
+static void test_ahead(void **state)
+{
+    struct fixture *f = *state;
+    char *rows, *rows_ahead;
+    int64_t sites;
+
+    work_ahead(f, false);
+    assert_int_equal(number_once(f, off_totals), 0);
+    rows = ask_once(f, by_row);
+    sites = number_once(f, "SELECT count(*) FROM site");
+    assert_int_equal(unlink(f->path), 0);
+    work_ahead(f, true);
+    assert_int_equal(number_once(f, off_totals), 0);
+    rows_ahead = ask_once(f, by_row);
+    assert_string_equal(rows_ahead, rows);
+    free(rows);
+    free(rows_ahead);
+    assert_in_range(number_once(f, "SELECT count(*) FROM site"), sites, sites + 20);
+    assert_int_equal(number_once(f, "SELECT count(*) - count(DISTINCT module_id || ' ' || offset) FROM frame"), 0);
+    assert_int_equal(number_once(f, "SELECT count(*) - count(DISTINCT (stack_id - up) || ' ' || frame_id) FROM stack"), 0);
+    assert_int_equal(number_once(f, "SELECT count(*) - count(DISTINCT stack_id || ' ' || heap_id) FROM site"), 0);
+}
+
+/* Killed at that point: there are rows of frames and sites, and they mean nothing. */
+static void test_ahead_alone(void **state)
+{
+    struct fixture *f = *state;
+    struct played *p = start(f->path, 20, 1);
+
+    work(p, 0);
+    go_ahead(p, 0, MT_STORE_FRAMES);
+    assert_int_equal(number_once(f, "SELECT count(*) FROM site"), 0);
+    assert_in_range(number_once(f, "SELECT count(*) FROM frame"), FUNCTIONS + 1, FUNCTIONS + 2); /* and none of the callers */
+    go_ahead(p, 0, MT_STORE_FOLDED);
+    assert_int_equal(number_once(f, "SELECT count(*) FROM site WHERE folded"), FUNCTIONS);
+    assert_int_equal(number_once(f, "SELECT count(*) FROM top_allocators"), 0);
+    assert_int_equal(number_once(f, "SELECT count(*) FROM leaks"), 0);
+    end(p);
+    assert_int_equal(number_once(f, off_totals), 0);
+}
+
 /* Frames that are in no table: the run is written all the same, and it is said. */
 static void test_lies(void **state)
 {
@@ -347,6 +443,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_marks_count, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_sites_of_two_runs, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_checkpoints, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_ahead, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_ahead_alone, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_lies, fixture_setup, fixture_teardown),
     };
 

@@ -152,6 +152,38 @@ static void test_merge(void **state)
     python_merger_free(m);
 }
 
+/* A pass that could not be told from its frame alone, and only later by its caller: then what was merged before is merged again. */
+static void test_learnt_later(void **state)
+{
+    static struct mt_store_node early[] = {
+        {0, 0}, {0, 1}, {1, 8}, {2, 3}, {0, 4}, {3, MT_NODE_PAIR | 4}, /* 1-5: calls-loop, another part, allocates; module; both */
+        {1, 0}}; /* 6: the caller does call the loop */
+    struct target target;
+    struct merger *m = make(&target);
+
+    (void)state;
+    python_merger_free(m);
+    target.merger = NULL;
+    target.tables.nodes = early;
+    target.tables.node_count = 6;
+    setenv("MEMTRACE_INTERNALS", "1", 1);
+    assert_int_equal(python_merger_update(&target, &m), 0);
+    assert_string_equal(words(m, 5), "/python+300 /python+900 /python+100 <module>:1 ");
+    target.tables.node_count = 7;
+    assert_int_equal(python_merger_update(&target, &m), 0);
+    assert_string_equal(words(m, 5), "/python+300 <module>:1 /python+900 /python+100 ");
+    assert_int_equal(target.merges, 3);
+    target.tables.python_loop[1][0] = 0x900; /* and the part is told of */
+    target.tables.python_loop[1][1] = 0xa00;
+    assert_int_equal(python_merger_update(&target, &m), 0);
+    assert_string_equal(words(m, 5), "/python+300 <module>:1 /python+900 /python+100 ");
+    assert_int_equal(target.merges, 4);
+    assert_int_equal(python_merger_update(&target, &m), 0);
+    assert_int_equal(target.merges, 4);
+    unsetenv("MEMTRACE_INTERNALS");
+    python_merger_free(m);
+}
+
 /* The innermost Python frame is told for each merged node. */
 static void test_responsible(void **state)
 {
@@ -188,7 +220,8 @@ static void test_internals_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_lines), cmocka_unit_test(test_lines_of_noise),
-        cmocka_unit_test(test_merge), cmocka_unit_test(test_responsible), cmocka_unit_test(test_internals_kept)};
+        cmocka_unit_test(test_merge), cmocka_unit_test(test_learnt_later),
+        cmocka_unit_test(test_responsible), cmocka_unit_test(test_internals_kept)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
