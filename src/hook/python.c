@@ -85,6 +85,12 @@ void mt_emit_python_stack(struct mt_thread *thread, const struct mt_registers *c
 
     if (MT_LIKELY(!mt_python_capture(&mt_state.python, &mt_state.stack, &thread->stack, &thread->python, caller, &change)))
         return;
+    if (MT_LIKELY(change.push == 1 && change.keep <= MT_RECORD_KEEP_MAX) && MT_LIKELY(mt_reserve(thread, 1))) {
+        *mt_word_at(thread, thread->position) =
+            mt_record_step(change.keep, thread->python.frames[change.keep]) << MT_RECORD_OPERAND_SHIFT | MT_RECORD_PYTHON_STEP;
+        thread->position++;
+        return;
+    }
     do {
         part = (struct mt_stack_change){change.keep, change.push < MT_RECORD_PUSH_MAX ? change.push : MT_RECORD_PUSH_MAX};
         if (!mt_reserve(thread, 2 + mt_change_words(&part))) {

@@ -113,6 +113,12 @@ bool decode_record(const uint64_t *words, uint32_t length, struct decoded *d)
         event->size = fixed[0];
         d->number = (uint32_t)fixed[1];
         return (event->address != 0 || event->size == 0) && fixed[1] < MT_RECORD_INNER_STACKS;
+    case MT_RECORD_PYTHON_STEP:
+        d->keep = (uint32_t)event->address & UINT16_MAX;
+        d->push = 1;
+        d->step = event->address >> 16 & UINT32_MAX;
+        d->frames = &d->step;
+        return true;
     case MT_RECORD_INNER_STACK:
         d->number = (uint32_t)event->address;
         return event->address < MT_RECORD_INNER_STACKS && !d->keep;

@@ -67,7 +67,7 @@ static MT_ALWAYS_INLINE uint32_t length_of(const uint64_t *words, uint64_t left)
         return 0;
     type = (uint32_t)(words[0] & MT_RECORD_TYPE_MASK);
     stamped = !!(words[0] & MT_RECORD_STAMPED);
-    if (type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_FREE)
+    if (type == MT_RECORD_FREE || type == MT_RECORD_OBJECT_FREE || type == MT_RECORD_PYTHON_STEP)
         return 1 + stamped;
     if (type == MT_RECORD_OBJECT_ALLOC)
         return 2 + stamped;
@@ -160,7 +160,7 @@ static void apply_special(struct drain *d, struct ring *ring, struct decoded *re
 
 static enum ring_stack_kind stack_of(uint32_t type)
 {
-    return type == MT_RECORD_PYTHON_STACK ? STACK_PYTHON : type == MT_RECORD_INNER_STACK ? STACK_INNER : STACK_NATIVE;
+    return type == MT_RECORD_PYTHON_STACK || type == MT_RECORD_PYTHON_STEP ? STACK_PYTHON : type == MT_RECORD_INNER_STACK ? STACK_INNER : STACK_NATIVE;
 }
 
 static bool is_plain(uint32_t type)
@@ -170,7 +170,16 @@ static bool is_plain(uint32_t type)
 
 static bool is_no_event(uint32_t type)
 {
-    return type == MT_RECORD_STACK || type == MT_RECORD_PYTHON_STACK || type == MT_RECORD_INNER_STACK || type == MT_RECORD_TIME;
+    switch (type) {
+    case MT_RECORD_STACK:
+    case MT_RECORD_PYTHON_STACK:
+    case MT_RECORD_PYTHON_STEP:
+    case MT_RECORD_INNER_STACK:
+    case MT_RECORD_TIME:
+        return true;
+    default:
+        return false;
+    }
 }
 
 /* Records that are rarer than blocks coming and going. */
@@ -239,6 +248,10 @@ static MT_ALWAYS_INLINE void take_record(struct drain *d, struct ring *ring)
         event->extra = 0;
         event->thread = ring->thread;
         event->type = type;
+    } else if (MT_LIKELY(type == MT_RECORD_PYTHON_STEP)) {
+        uint64_t step = words[0] >> MT_RECORD_OPERAND_SHIFT, frame = step >> 16 & UINT32_MAX;
+
+        change_stack(d, ring, STACK_PYTHON, 0, (uint32_t)step & UINT16_MAX, 1, &frame, false);
     } else if (MT_LIKELY(type == MT_RECORD_PYTHON_STACK)) {
         const uint64_t *change = words + 1 + !!(words[0] & MT_RECORD_STAMPED);
 

@@ -339,6 +339,7 @@ struct decoded {
     bool stamped; /* else event.stamp is 0 */
     uint32_t keep, push, number; /* number: of an inner stack */
     const uint64_t *frames; /* of a change, two to a word, in the buffer; NULL: no change */
+    uint64_t step;          /* the frame of a PYTHON_STEP */
     const char *text;       /* in the buffer */
     uint32_t text_bytes;
     uint64_t resident, virtual_bytes;

@@ -47,6 +47,7 @@
  * PAUSE, RESUME                                                     allocations in between are not recorded, frees are
  * STACK                         change                              no event: a part of a change too long for one record
  * PYTHON_STACK                  change (Python stack)               no event
+ * PYTHON_STEP    frame and keep                                     no event: PYTHON_STACK that pushes one frame: (frame << 16) | keep
  * INNER_STACK    number         change, which keeps nothing         no event
  * TIME                                                              no event: always stamped
  *
@@ -91,6 +92,7 @@
     X(RESUME, "resume", 0, P)                                                                                          \
     X(STACK, "stack", 1, S)                                                                                            \
     X(PYTHON_STACK, "python-stack", 1, S)                                                                              \
+    X(PYTHON_STEP, "python-step", 0, P)                                                                                \
     X(INNER_STACK, "inner-stack", 1, S)                                                                                \
     X(TIME, "time", 0, P)
 
@@ -106,7 +108,7 @@ enum mt_record_type {
 #define MT_RECORD_STAMPED UINT64_C(0x80)
 #define MT_RECORD_OPERAND_SHIFT 8
 
-/* A longer change is sent in parts. keep of an ALLOC must fit 16 bits, that of other records 32. */
+/* A longer change is sent in parts. keep of an ALLOC or PYTHON_STEP must fit 16 bits, that of other records 32. */
 #define MT_RECORD_PUSH_MAX 1024u
 #define MT_RECORD_KEEP_MAX 0xffffu
 #define MT_RECORD_INNER_STACKS 1024u /* their numbers are below this */
@@ -118,6 +120,12 @@ enum mt_record_type {
 
 #define MT_PHASE_FIGURES "\1figures" /* PHASE_END of this name only asks for figures (segment header); operand: the question's number */
 #define MT_HEAP_PYTHON UINT32_MAX /* id of the heap `python`: what Python's object allocators hand out */
+
+/* The operand of PYTHON_STEP. */
+static inline uint64_t mt_record_step(uint32_t keep, uint32_t frame)
+{
+    return (uint64_t)frame << 16 | keep;
+}
 
 enum mt_exit_kind {
     MT_EXIT_EXIT = 0, /* exit(), or main returned */

@@ -212,7 +212,10 @@ static void test_three_stacks(void **state)
         many[i] = 100 + i;
     for (unsigned twice = 0; twice < 2; twice++) {
         for (uint32_t i = 0; i < 3000; i++) {
-            fixture_python_stack(&p->rings[0], 0, (uint32_t[]){11, 1000 + i}, 2);
+            if (i % 3 && i)
+                fixture_python_step(&p->rings[0], 1, 1000 + i);
+            else
+                fixture_python_stack(&p->rings[0], 0, (uint32_t[]){11, 1000 + i}, 2);
             if (i % 3 == 0) /* numbers are given to others, in the middle of batches, too */
                 fixture_inner_stack(&p->rings[0], i % 7, many, 1 + i % 5);
             fixture_object(&p->rings[0], 0x10000 + 16 * i + twice, i / 3 * 3 % 7);

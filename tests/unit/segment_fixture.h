@@ -76,6 +76,11 @@ static inline void fixture_python_stack(struct fixture_ring *ring, uint32_t keep
     fixture_change(ring, MT_RECORD_PYTHON_STACK, (uint64_t)keep << 32 | push, frames, push);
 }
 
+static inline void fixture_python_step(struct fixture_ring *ring, uint32_t keep, uint32_t frame)
+{
+    fixture_put(ring, (uint64_t[]){mt_record_step(keep, frame) << MT_RECORD_OPERAND_SHIFT | MT_RECORD_PYTHON_STEP}, 1);
+}
+
 /* From here on the inner stack of this number. */
 static inline void fixture_inner_stack(struct fixture_ring *ring, uint64_t number, const uint32_t *frames, uint32_t push)
 {
