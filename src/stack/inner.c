@@ -68,7 +68,7 @@ static MT_ALWAYS_INLINE void note_word(struct reading *reading, const uintptr_t 
 {
     uintptr_t bytes = (uintptr_t)slot - reading->sp;
     unsigned i = reading->words++;
-    struct mt_inner_words *w = i & 4 ? &reading->chain->second : &reading->chain->first;
+    struct mt_inner_words *w = &reading->chain->words[i / 4 % MT_INNER_CHAIN_GROUPS];
 
     w->offsets[i % 4] = (uint16_t)bytes;
     w->words[i % 4] = *slot;
@@ -99,7 +99,7 @@ static void keep_chain(struct reading *reading, const struct mt_registers *regis
     unsigned words = reading->words;
 
     for (; words % 4; words++)
-        note_word(reading, (const uintptr_t *)(reading->sp + c->first.offsets[0]));
+        note_word(reading, (const uintptr_t *)(reading->sp + c->words[0].offsets[0]));
     c->sp = registers->sp;
     c->bp = registers->bp;
     c->groups = (uint8_t)(words / 4);

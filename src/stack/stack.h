@@ -183,7 +183,8 @@ struct mt_inner_rule {
  * An inner stack that was met: from this pc and sp (and bp, where a frame is found by it) the walk read these words of the stack. While they are
  * the same, so is what it finds. The first line of the processor's cache says all about a short one.
  */
-#define MT_INNER_CHAIN_WORDS 8u
+#define MT_INNER_CHAIN_GROUPS 3u
+#define MT_INNER_CHAIN_WORDS (4 * MT_INNER_CHAIN_GROUPS)
 struct mt_inner_chain {
     _Alignas(64) uintptr_t pc; /* 0: none */
     uintptr_t sp;
@@ -193,10 +194,10 @@ struct mt_inner_chain {
     struct mt_inner_words {
         uint16_t offsets[4]; /* from sp, in bytes */
         uintptr_t words[4];
-    } first, second;
+    } words[MT_INNER_CHAIN_GROUPS];
     uintptr_t bp;
 };
-static_assert(offsetof(struct mt_inner_chain, second) == 64, "a short chain is one line of the cache");
+static_assert(offsetof(struct mt_inner_chain, words[1]) == 64, "a short chain is one line of the cache");
 #define MT_INNER_CHAIN_BITS 9
 
 #define MT_INNER_MAX 24u
@@ -233,11 +234,20 @@ static MT_ALWAYS_INLINE uintptr_t mt_inner_differ(uintptr_t sp, const struct mt_
 static MT_ALWAYS_INLINE bool mt_inner_chain_holds(
     const struct mt_inner_chain *chain, const struct mt_stack_range *range, const struct mt_registers *registers)
 {
-    if (chain->pc != registers->pc || chain->sp != registers->sp || MT_UNLIKELY(chain->bp_matters && chain->bp != registers->bp))
+    if (chain->pc != registers->pc || chain->sp != registers->sp)
         return false;
+#if !defined(MT_UNWINDER_GENERIC) /* which makes no chains */
+    if (MT_UNLIKELY(chain->bp_matters && chain->bp != registers->bp))
+        return false;
+#endif
     if (MT_UNLIKELY(chain->sp < range->low || chain->sp + chain->span_bytes > range->high))
         return false;
-    return !(mt_inner_differ(chain->sp, &chain->first) | (MT_UNLIKELY(chain->groups > 1) ? mt_inner_differ(chain->sp, &chain->second) : 0));
+    if (mt_inner_differ(chain->sp, &chain->words[0]))
+        return false;
+    for (unsigned i = 1; MT_UNLIKELY(i < chain->groups); i++)
+        if (mt_inner_differ(chain->sp, &chain->words[i]))
+            return false;
+    return true;
 }
 
 /* The chain of the inner stack that a walk from here would find, by what mt_inner_chains_at() gives; NULL: it must be made. */
