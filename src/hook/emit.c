@@ -27,6 +27,8 @@ void mt_emit_change(struct mt_thread *thread, enum mt_record_type type, uint64_t
     for (unsigned i = 0; i < fixed_words; i++)
         *mt_word_at(thread, at++) = fixed[i];
     *mt_word_at(thread, at++) = (uint64_t)change.keep << 32 | change.push;
+    if (type == MT_RECORD_HEAP_ALLOC)
+        mt_end_turn();
     mt_publish(thread, mt_put_frames(thread, at, thread->stack.frames, &change));
     return;
 lost:
@@ -63,6 +65,7 @@ void mt_emit_text(enum mt_record_type type, uint64_t operand, const uint64_t *fi
                 *mt_word_at(t, t->position) |= MT_RECORD_STAMPED;
                 *mt_word_at(t, at++) = mt_stamp();
             }
+            mt_end_turn();
             *mt_word_at(t, at++) = payload_words << 32 | bytes;
             for (unsigned i = 0; i < figure_count; i++)
                 *mt_word_at(t, at++) = figures[i];
@@ -77,6 +80,25 @@ void mt_emit_text(enum mt_record_type type, uint64_t operand, const uint64_t *fi
         mt_scope_close(&scope);
     }
     mt_sys_signals_restore(&signals);
+}
+
+#define TURN_RECORDS 64u
+
+uint64_t MT_NOINLINE mt_begin_turn(struct mt_thread *thread, enum mt_record_type type, uint64_t operand)
+{
+    uint64_t at;
+
+    thread->turn_left = 0;
+    if (mt_python_is_free_threaded())
+        return mt_begin(thread, type, operand);
+    do {
+        mt_store_seq_cst(&mt_state.turn, thread); /* R8 */
+        at = mt_begin(thread, type, operand);
+        (void)mt_stamp(); /* not before the record's stamp was taken */
+        mt_fence_seq_cst();
+    } while (mt_load_acquire(&mt_state.turn) != thread); /* R8 */
+    thread->turn_left = TURN_RECORDS;
+    return at;
 }
 
 /* Opening on top of another scope: the ring for that level, or NULL (the event is counted as lost). *depth: scopes; those that are live. */

@@ -98,6 +98,28 @@ static MT_ALWAYS_INLINE uint64_t mt_begin(struct mt_thread *thread, enum mt_reco
     return at + 2;
 }
 
+/* mt_begin() where the thread has to take its turn (emit.c). */
+uint64_t mt_begin_turn(struct mt_thread *thread, enum mt_record_type type, uint64_t operand);
+
+/* mt_begin() for one of Python's objects: while no other thread has one, its records need no stamps (R8). */
+static MT_ALWAYS_INLINE uint64_t mt_begin_object(struct mt_thread *thread, enum mt_record_type type, uint64_t operand)
+{
+    uint64_t at = thread->position;
+
+    if (MT_UNLIKELY(mt_load_acquire(&mt_state.stamped)) && /* R7 */
+        (mt_load_acquire(&mt_state.turn) != thread || MT_UNLIKELY(!thread->turn_left--))) /* R8 */
+        return mt_begin_turn(thread, type, operand);
+    *mt_word_at(thread, at) = operand << MT_RECORD_OPERAND_SHIFT | type;
+    return at + 1;
+}
+
+/* The record that was begun, and has its stamp, is one that objects of other threads may come after: they are to be stamped. */
+static MT_ALWAYS_INLINE void mt_end_turn(void)
+{
+    if (mt_load_relaxed(&mt_state.turn))
+        mt_store_seq_cst(&mt_state.turn, (struct mt_thread *)NULL); /* R8 */
+}
+
 /* Publishes what was written up to `end`. */
 static MT_ALWAYS_INLINE void mt_publish(struct mt_thread *thread, uint64_t end)
 {

@@ -35,6 +35,7 @@ struct mt_thread {
     uint64_t mask;
     uint64_t position; /* = ring->head, but for a record that is being written */
     uint64_t soft_end; /* position up to which records may be written without a look at the reader's tail, or the clock */
+    uint32_t turn_left; /* R8: records that may yet go without a stamp */
     struct mt_ring *ring;
     struct mt_stack_thread stack;
     struct mt_thread *nested; /* for signal handlers on top of this one's scopes; made when first needed */
@@ -52,6 +53,7 @@ struct mt_state {
     uint32_t paused;
     uint32_t stamped; /* R7: there is more than one ring, so records carry stamps */
     int32_t pid;
+    struct mt_thread *turn; /* R8: whose ring had the last event of Python's objects, if that is all that is to be ordered */
     bool root;
     bool full_fence; /* no membarrier for the reader: ring.busy needs a fence here */
     bool sequence_stamps;

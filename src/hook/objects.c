@@ -45,7 +45,7 @@ static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const stru
         if (MT_UNLIKELY(size_bytes > UINT32_MAX || (inner = capture_inner(&scope, caller, chain)) == MT_PYTHON_INNER_NONE)) {
             record_whole(&scope, p, size_bytes, caller);
         } else if (mt_reserve(scope.thread, 2)) {
-            uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_ALLOC, (uintptr_t)p);
+            uint64_t at = mt_begin_object(scope.thread, MT_RECORD_OBJECT_ALLOC, (uintptr_t)p);
 
             *mt_word_at(scope.thread, at++) = (uint64_t)size_bytes << 32 | inner;
             mt_publish(scope.thread, at);
@@ -63,7 +63,7 @@ static MT_ALWAYS_INLINE void record_gone(enum mt_record_type type, const void *p
     if (!mt_scope_open(&scope))
         return;
     if (mt_reserve(scope.thread, 1))
-        mt_publish(scope.thread, mt_begin(scope.thread, type, (uintptr_t)p));
+        mt_publish(scope.thread, mt_begin_object(scope.thread, type, (uintptr_t)p));
     mt_scope_close(&scope);
 }
 
@@ -83,7 +83,7 @@ static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const s
     inner = capture_inner(&scope, caller, NULL);
     whole = inner == MT_PYTHON_INNER_NONE; /* the old block ends; the new one begins on its own */
     if (mt_reserve(scope.thread, 3)) {
-        uint64_t at = mt_begin(scope.thread, MT_RECORD_OBJECT_REALLOC_END, whole ? 0 : (uintptr_t)p);
+        uint64_t at = mt_begin_object(scope.thread, MT_RECORD_OBJECT_REALLOC_END, whole ? 0 : (uintptr_t)p);
 
         *mt_word_at(scope.thread, at++) = whole ? 0 : size_bytes;
         *mt_word_at(scope.thread, at++) = whole ? 0 : inner;

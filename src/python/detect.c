@@ -52,6 +52,11 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
     mt_store_release(&mt_python_present, MT_PYTHON_HERE);
 }
 
+bool mt_python_is_free_threaded(void)
+{
+    return mt_python_here.free_threaded;
+}
+
 bool mt_python_is_known(void)
 {
     return mt_python_here.known;

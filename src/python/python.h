@@ -113,6 +113,7 @@ typedef void *mt_python_find(const void *context, const char *name, size_t *ret_
 void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_mode mode);
 
 bool mt_python_is_known(void);
+bool mt_python_is_free_threaded(void); /* there is no lock under which all objects come and go */
 
 /*
  * Around a dlclose, where the interpreter came by a dlopen: it may go, and with it what captures look at. In between there are no Python stacks; if it is

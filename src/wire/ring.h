@@ -17,6 +17,8 @@
  *   R6  owner_tid: release store of the new owner, only by a thread that found the old owner dead
  *   R7  (target only) mt_state.stamped: stored 1 before a second ring is first written to
  *                -> read by each writer after its real allocation returned, or before its real free
+ *   R8  (target only) mt_state.turn: a ring of Python's objects, stored before its stamp is taken and looked at once more after it
+ *                -> read by each writer of such records, likewise; cleared where another kind of record is about objects, behind its stamp
  *
  * Order of one ring. Its records are in the order of their positions. The time of a record is the highest stamp up to it in its ring
  * (an unstamped record has the time of the one before).
@@ -35,6 +37,12 @@
  * same address. If Y comes before X, then X's thread had the address from Y's, so it saw all that Y's thread did before,
  * stamped = 1 included: X would be stamped. So X comes before Y; Y was emitted after X was published, hence above every horizon
  * taken before; and X's time, that of its predecessor, is below Y's stamp: X is merged first.
+ *
+ * Objects (R8). Python's objects come and go under the interpreter's lock, by one thread for a long time: a record of theirs needs no stamp if no other
+ * ring has had one since this ring's last stamped one, S. Let Y be such a record without a stamp and X one of another ring, about the same address, that
+ * happened before. If X came before S did, its time is below S's stamp. If not, X's ring was stored in turn after S's and before X was published, and
+ * Y's thread saw that, as it saw all that happened before Y: so Y would be stamped. That holds wherever threads that share an address know of each other;
+ * the lock only makes it cheap. Y is published before what happens after it, so it is never below a horizon that was taken.
  *
  * When the writer dies: head covers only complete records; busy may stay 1, which the reader ignores once
  * the process is known to be dead. When the thread dies its ring stays and is taken over by a later thread (R6).
