@@ -317,6 +317,39 @@ for _ in range(3):
                 self.assertLess(c["bytes"], 10 * 20001)
 
     @each_python
+    def test_objects_of_several_threads(self, python, version):
+        """Objects that one thread makes and another frees, while threads take turns as often as can be: each is counted once, and none is left."""
+        code = """
+import collections, sys, threading
+sys.setswitchinterval(1e-6)
+N, COUNT = 5, 4000
+queues = [collections.deque() for _ in range(N)]
+def work(i):
+    mine, next_one = queues[i], queues[(i + 1) % N]
+    for k in range(COUNT):
+        block = bytes(40 + i)
+        next_one.append(block)
+        if k % 3:
+            try:
+                mine.popleft()
+            except IndexError:
+                pass
+threads = [threading.Thread(target=work, args=(i,)) for i in range(N)]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+for q in queues:
+    q.clear()
+"""
+        result = self.trace(python, "-c", code, env=OBJECTS)
+        self.assertEqual((result.status, result.err), (0, b""))
+        rows = result.query("SELECT SUM(allocated_blocks) AS allocated, SUM(live_blocks) AS live FROM top_allocators "
+                            "WHERE function = 'work' AND line = 9 AND heap = 'python'")
+        self.assertEqual((rows[0]["allocated"], rows[0]["live"]), (5 * 4000, 0))
+        self.assertEqual(result.query("SELECT unmatched_frees FROM processes")[0]["unmatched_frees"], 0)
+
+    @each_python
     def test_subinterpreters(self, python, version):
         code = """
 try:
