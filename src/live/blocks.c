@@ -323,11 +323,21 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
     return false;
 }
 
+enum { SHIFT_AHEAD = 6, SHIFT_LINES = 4 };
+
 void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits)
 {
     for (size_t i = 0; blocks->young && i < YOUNG; i++)
         blocks->young[i].birth >>= bits;
-    for (size_t i = 0; i <= blocks->page_mask; i++)
-        for (uint32_t k = 0; k < mt_blocks_capacity(&blocks->pages[i]); k++)
-            mt_blocks_entries(&blocks->pages[i])[k].birth >>= bits;
+    /* Everything waits meanwhile: the arrays, which lie anywhere, are asked for ahead. */
+    for (size_t i = 0; i <= blocks->page_mask; i++) {
+        struct mt_block_entry *entries = mt_blocks_entries(&blocks->pages[i]);
+        uint32_t capacity = mt_blocks_capacity(&blocks->pages[i]);
+
+        for (const char *line = (const char *)mt_blocks_entries(&blocks->pages[(i + SHIFT_AHEAD) & blocks->page_mask]), *end = line + SHIFT_LINES * 64;
+             line && line < end; line += 64)
+            mt_prefetch(line);
+        for (uint32_t k = 0; k < capacity; k++)
+            entries[k].birth >>= bits;
+    }
 }

@@ -198,7 +198,7 @@ static MT_ALWAYS_INLINE size_t verify(enum mt_python_layout layout, const struct
     return (size_t)(place - end);
 }
 
-static MT_ALWAYS_INLINE uint16_t *where_is(struct mt_python_thread *thread, const char *frame)
+static MT_ALWAYS_INLINE uint32_t *where_is(struct mt_python_thread *thread, const char *frame)
 {
     return &thread->where[((uintptr_t)frame * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_WHERE_BITS)];
 }
@@ -219,7 +219,7 @@ static MT_ALWAYS_INLINE bool replace_inner(
     bool was_unsure = thread->unsure;
 
     for (const struct mt_python_fresh *f = thread->fresh + fresh; f-- != thread->fresh; base++) {
-        *where_is(thread, f != thread->fresh ? f[-1].place.previous : frame) = (uint16_t)(base + 1);
+        *where_is(thread, f != thread->fresh ? f[-1].place.previous : frame) = (uint32_t)(base + 1);
         if (MT_LIKELY(f->line != NO_LINE)) {
             if (keep == depth && depth < before && thread->frames[depth] == f->line)
                 keep++;

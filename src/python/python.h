@@ -101,7 +101,7 @@ struct mt_python_thread {
     size_t count, capacity; /* of kept frames */
     uint32_t frame_count;
     uint32_t codes_freed; /* mt_python_codes_freed as of the kept frames */
-    uint16_t where[1u << MT_PYTHON_WHERE_BITS]; /* by a frame's address: the frames up to it, if it is kept at all */
+    uint32_t where[1u << MT_PYTHON_WHERE_BITS]; /* by a frame's address: the frames up to it, if it is kept at all */
     struct mt_inner_rules rules; /* the number of an inner stack is its chain's */
     bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
 };

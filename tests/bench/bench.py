@@ -4,7 +4,8 @@
 usage: tests/bench/bench.py [--build DIR] [--runs N] [--works NAME,...] [--json FILE] [--plot FILE.svg] [--quick] [--no-micro]
 
 Works of Python's have memray and tracemalloc as rivals, too, in the modes that record what memtrace records there or less: where the Python that runs
-them can import memray, or finds it in the folder that MEMTRACE_BENCH_PYTHONPATH names (pip install --target FOLDER memray).
+them can import memray, or finds it in the folder that MEMTRACE_BENCH_PYTHONPATH names (pip install --target FOLDER memray). BENGAL names Bengal's command,
+where it is not on PATH.
 
 Each round runs every mode once, one after the other, so that a machine that gets slower does so for all of them; ratios are taken round by
 round, and the median of the ratios is printed. Under memtrace a program runs as README says, by LD_PRELOAD alone.
@@ -76,6 +77,10 @@ def works(build, quick):
                               rivals=("memray", "memray-native")),
         "sphinx-objects": Work(lambda f: work.sphinx(f, 60 // scale), {**seed, "MEMTRACE_PYTHON": "objects"},
                                rivals=("tracemalloc", "memray-objects")),
+        "bengal-frames": Work(lambda f: work.bengal(f, 25 // scale), {**seed, "BENGAL_ALLOW_GIL": "1", "MEMTRACE_PYTHON": "frames"},
+                              rivals=("memray", "memray-native")),
+        "bengal-objects": Work(lambda f: work.bengal(f, 25 // scale), {**seed, "BENGAL_ALLOW_GIL": "1", "MEMTRACE_PYTHON": "objects"},
+                               rivals=("tracemalloc", "memray-objects")),
         "redis": redis(50000 // scale),
     }
     for threads in (1, 2, 4, 8):
@@ -95,13 +100,14 @@ class Modes:
         self.database = f"{folder}/out/bench.db"
         more = os.environ.get("MEMTRACE_BENCH_PYTHONPATH")
         self.memray_environment = {"PYTHONPATH": more} if more else {}
-        self.has_memray = subprocess.run([work.SYSTEM_PYTHON, "-c", "import memray"], capture_output=True,
-                                         env={**tree.clean_environment(), **self.memray_environment}).returncode == 0
 
-    def of(self, job):
-        """heaptrack only where it records the same: it knows nothing of Python."""
-        return [n for n in self.names if not (job.rivals and n == "heaptrack")] + [
-            r for r in job.rivals if RIVALS[r] is None or self.has_memray]
+    def of(self, job, program):
+        """heaptrack only where it records the same: it knows nothing of Python. program: the Python, where there are rivals."""
+        names = [n for n in self.names if not (job.rivals and n == "heaptrack")]
+        has_memray = job.rivals and subprocess.run(
+            [program, "-c", "import memray"], capture_output=True,
+            env={**tree.clean_environment(), **self.memray_environment}).returncode == 0
+        return names + [r for r in job.rivals if RIVALS[r] is None or has_memray]
 
     def clean(self):
         shutil.rmtree(f"{self.folder}/out", ignore_errors=True)
@@ -136,7 +142,7 @@ def facts_of(database):
 
 
 def measure(name, job, modes, processes, runs):
-    names = modes.of(job)
+    names = modes.of(job, job.make(modes.folder)[0])
     results, facts = {m: [] for m in names}, {}
     for i in range(runs + 1):  # the last round samples memory and does not count for time
         for mode in names:

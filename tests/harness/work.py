@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # its modules are the distribution's, whatever python3 is first on PATH
 
@@ -127,3 +128,14 @@ def pelican(folder, pages=60):
                 f.write(f"Section {s}\n=========\n\nSome *text* with ``code``.\n\n.. code-block:: python\n\n   def f(x):\n       return x + 1\n\n"
                         "* one\n* two\n\n")
     return [SYSTEM_PYTHON, "-m", "pelican", f"{source}/content", "-q", "-o", out, "-s", f"{source}/conf.py"]
+
+
+def bengal(folder, pages=25):
+    """BENGAL names it, where it is not on PATH. BENGAL_ALLOW_GIL=1 and PYTHONHASHSEED=0 go with it."""
+    program, source = os.environ.get("BENGAL") or need("bengal"), f"{folder}/bengal"
+    with open(program) as f:
+        python = f.readline().removeprefix("#!").strip()
+    shutil.rmtree(source, ignore_errors=True)
+    generate = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "examples", "bengal", "generate.py")
+    subprocess.run([sys.executable, generate, source, str(pages)], check=True, stdout=subprocess.DEVNULL)
+    return [python, program, "build", "--source", source, "--quiet"]
