@@ -300,6 +300,16 @@ int mt_blocks_distrust(struct mt_blocks *blocks, void (*replaced)(void *context,
     return 0;
 }
 
+/* Whoever looks at all blocks has everything wait meanwhile, and their arrays lie anywhere: one is asked for some pages before. */
+static MT_ALWAYS_INLINE void ask_ahead(const struct mt_blocks *blocks, size_t page)
+{
+    enum { AHEAD = 6, LINES = 6 };
+    const char *line = (const char *)mt_blocks_entries(&blocks->pages[(page + AHEAD) & blocks->page_mask]);
+
+    for (unsigned i = 0; line && i < LINES; i++)
+        mt_prefetch(line + i * (size_t)64);
+}
+
 bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cursor, struct mt_block *ret_block)
 {
     while (blocks->young && cursor->young < YOUNG) {
@@ -310,6 +320,8 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
     for (; cursor->page <= blocks->page_mask; cursor->page++, cursor->entry = 0) {
         const struct mt_block_page *page = &blocks->pages[cursor->page];
 
+        if (cursor->entry == 0)
+            ask_ahead(blocks, cursor->page);
         for (; count_of(page) && cursor->entry < mt_blocks_capacity(page); cursor->entry++) {
             const struct mt_block_entry *e = &mt_blocks_entries(page)[cursor->entry];
 
@@ -323,20 +335,15 @@ bool mt_blocks_next(const struct mt_blocks *blocks, struct mt_blocks_cursor *cur
     return false;
 }
 
-enum { SHIFT_AHEAD = 6, SHIFT_LINES = 4 };
-
 void mt_blocks_shift_births(struct mt_blocks *blocks, unsigned bits)
 {
     for (size_t i = 0; blocks->young && i < YOUNG; i++)
         blocks->young[i].birth >>= bits;
-    /* Everything waits meanwhile: the arrays, which lie anywhere, are asked for ahead. */
     for (size_t i = 0; i <= blocks->page_mask; i++) {
         struct mt_block_entry *entries = mt_blocks_entries(&blocks->pages[i]);
         uint32_t capacity = mt_blocks_capacity(&blocks->pages[i]);
 
-        for (const char *line = (const char *)mt_blocks_entries(&blocks->pages[(i + SHIFT_AHEAD) & blocks->page_mask]), *end = line + SHIFT_LINES * 64;
-             line && line < end; line += 64)
-            mt_prefetch(line);
+        ask_ahead(blocks, i);
         for (uint32_t k = 0; k < capacity; k++)
             entries[k].birth >>= bits;
     }
