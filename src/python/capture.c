@@ -41,40 +41,44 @@ static MT_COLD struct mt_python_hit *make_hits(void)
     return hits;
 }
 
-MT_COLD bool mt_python_grow(struct mt_stack *stack, struct mt_python_thread *thread, size_t fresh)
+MT_COLD bool mt_python_grow(struct mt_stack *stack, struct mt_python_thread *thread, size_t fresh_count)
 {
-    struct mt_python_thread old = *thread;
-    size_t capacity = old.capacity ? old.capacity * 2 : FIRST_CAPACITY, bytes = bytes_of(capacity);
+    size_t before = thread->capacity, capacity = before ? before * 2 : FIRST_CAPACITY, bytes = bytes_of(capacity);
     struct mt_python_place *places = capacity <= CAPACITY_MAX ? mt_sys_pages(bytes) : NULL;
+    struct mt_python_state *states = (struct mt_python_state *)(places + capacity + 1), *fresh_states = states + capacity;
+    struct mt_python_fresh *fresh = (struct mt_python_fresh *)(fresh_states + capacity);
+    struct mt_python_note *notes = (struct mt_python_note *)(fresh + capacity);
+    uint32_t *frames = (uint32_t *)(notes + capacity);
+    uint8_t *flags = (uint8_t *)(frames + capacity);
 
     if (!places)
         return false;
     mt_sys_madvise(places, bytes, MADV_DONTFORK);
     mt_sys_madvise(places, bytes, MADV_DONTDUMP);
-    thread->places = places;
-    thread->states = (struct mt_python_state *)(places + capacity + 1);
-    thread->fresh_states = thread->states + capacity;
-    thread->fresh = (struct mt_python_fresh *)(thread->fresh_states + capacity);
-    thread->notes = (struct mt_python_note *)(thread->fresh + capacity);
-    thread->frames = (uint32_t *)(thread->notes + capacity);
-    thread->flags = (uint8_t *)(thread->frames + capacity);
-    thread->capacity = capacity;
-    if (old.capacity) {
-        memcpy(thread->places, old.places, (old.capacity + 1) * sizeof *old.places);
-        memcpy(thread->states, old.states, old.capacity * sizeof *old.states);
-        memcpy(thread->fresh_states, old.fresh_states, fresh * sizeof *old.fresh_states);
-        memcpy(thread->fresh, old.fresh, fresh * sizeof *old.fresh);
-        memcpy(thread->notes, old.notes, old.capacity * sizeof *old.notes);
-        memcpy(thread->frames, old.frames, old.frame_count * sizeof *old.frames);
-        memcpy(thread->flags, old.flags, old.capacity);
-        mt_sys_unmap(old.places, bytes_of(old.capacity));
-        mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(old.capacity));
+    if (before) {
+        memcpy(places, thread->places, (before + 1) * sizeof *places);
+        memcpy(states, thread->states, before * sizeof *states);
+        memcpy(fresh_states, thread->fresh_states, fresh_count * sizeof *fresh_states);
+        memcpy(fresh, thread->fresh, fresh_count * sizeof *fresh);
+        memcpy(notes, thread->notes, before * sizeof *notes);
+        memcpy(frames, thread->frames, thread->frame_count * sizeof *frames);
+        memcpy(flags, thread->flags, before);
+        mt_sys_unmap(thread->places, bytes_of(before));
+        mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(before));
     } else {
         thread->hits = make_hits();
         /* what is touched of it, and around it */
         mt_fetch_add_relaxed(&stack->private_bytes, 4 * MT_PAGE_BYTES + (thread->hits ? HITS_BYTES : 0) +
                 (mt_python_here.mode == MT_PYTHON_MODE_OBJECTS ? sizeof thread->rules : 0));
     }
+    thread->places = places;
+    thread->states = states;
+    thread->fresh_states = fresh_states;
+    thread->fresh = fresh;
+    thread->notes = notes;
+    thread->frames = frames;
+    thread->flags = flags;
+    thread->capacity = capacity;
     return true;
 }
 
