@@ -277,9 +277,6 @@ static inline void mt_inner_forget(struct mt_inner_rules *rules)
     rules->generation = 0;
 }
 
-/* The node (parent, frame), added if new; 0: no memory (counted). For stacks that come from elsewhere than a walk. */
-uint32_t mt_stack_child(struct mt_stack *stack, uint32_t parent, uint32_t frame);
-
 /* Told of each object in which a rule is learnt for the first time, under the lock, while code of it runs. NULL: nobody cares. */
 struct link_map;
 extern void (*mt_stack_on_object)(const struct link_map *object) MT_HIDDEN;
