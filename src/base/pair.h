@@ -13,7 +13,7 @@
 #include "base/arch/x86_64/pair.h"
 #endif
 
-/* words: aligned to 8; to: to 16. */
+/* Both aligned to 8. */
 static MT_ALWAYS_INLINE bool mt_pair_equal(const uint64_t *words, const uint64_t *to)
 {
 #ifdef MT_HAS_PAIR

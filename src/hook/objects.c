@@ -12,18 +12,20 @@
 
 /* The number of the inner stack, with Python's already told. MT_PYTHON_INNER_NONE: there is no such stack here. */
 static MT_ALWAYS_INLINE uint32_t capture_inner(
-    const struct mt_scope *scope, const struct mt_registers *caller, const struct mt_inner_chain *chain)
+    const struct mt_scope *scope, const struct mt_registers *caller, const struct mt_inner_guess *guess)
 {
     struct mt_inner_rules *rules = &scope->thread->python.rules;
     uint32_t number;
 
     if (MT_UNLIKELY(mt_gate_depth(scope->gate) || mt_state.stack.verify))
         return MT_PYTHON_INNER_NONE;
+    scope->thread->python.has_lock = true;
     mt_emit_python_stack(scope->thread, caller);
+    scope->thread->python.has_lock = false;
     /* Of another thread it is where a signal handler forked in between, and this is the child. */
-    if (MT_UNLIKELY((uintptr_t)chain - (uintptr_t)rules->chains >= sizeof rules->chains))
-        chain = mt_inner_chains_at(rules, caller->pc, caller->sp);
-    number = mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, chain, caller);
+    if (MT_UNLIKELY((uintptr_t)guess - (uintptr_t)rules->guesses >= sizeof rules->guesses))
+        guess = mt_inner_guess_at(rules, caller->pc, caller->sp);
+    number = mt_python_inner(&mt_state.stack, &scope->thread->stack, &scope->thread->python, guess, caller);
     return MT_LIKELY(number != MT_PYTHON_INNER_NONE) ? number : mt_emit_inner_stack(scope->thread, caller);
 }
 
@@ -34,7 +36,7 @@ static MT_COLD void record_whole(const struct mt_scope *scope, const void *p, si
     mt_emit_change(scope->thread, MT_RECORD_HEAP_ALLOC, (uintptr_t)p, fixed, 2, mt_capture(scope, caller));
 }
 
-static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const struct mt_registers *caller, const struct mt_inner_chain *chain)
+static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const struct mt_registers *caller, const struct mt_inner_guess *guess)
 {
     struct mt_scope scope;
     uint32_t inner;
@@ -42,7 +44,7 @@ static MT_ALWAYS_INLINE void record(const void *p, size_t size_bytes, const stru
     if (!mt_scope_open(&scope))
         return;
     if (MT_LIKELY(!mt_load_relaxed(&mt_state.paused))) {
-        if (MT_UNLIKELY(size_bytes > UINT32_MAX || (inner = capture_inner(&scope, caller, chain)) == MT_PYTHON_INNER_NONE)) {
+        if (MT_UNLIKELY(size_bytes > UINT32_MAX || (inner = capture_inner(&scope, caller, guess)) == MT_PYTHON_INNER_NONE)) {
             record_whole(&scope, p, size_bytes, caller);
         } else if (mt_reserve(scope.thread, 2)) {
             uint64_t at = mt_begin_object(scope.thread, MT_RECORD_OBJECT_ALLOC, (uintptr_t)p);
@@ -97,15 +99,15 @@ static MT_NOINLINE void record_resized(const void *p, size_t size_bytes, const s
 }
 
 /* While the real call runs, what is known of its caller's inner stack can come into the processor's cache. NULL: the thread has no ring yet, or another one for this. */
-static MT_ALWAYS_INLINE const struct mt_inner_chain *expect_capture(uintptr_t pc, uintptr_t sp)
+static MT_ALWAYS_INLINE const struct mt_inner_guess *expect_capture(uintptr_t pc, uintptr_t sp)
 {
-    const struct mt_inner_chain *chain;
+    const struct mt_inner_guess *guess;
 
     if (MT_UNLIKELY(mt_tls.gate != mt_load_relaxed(&mt_state.epoch)))
         return NULL;
-    chain = mt_inner_chains_at(&mt_tls.thread->python.rules, pc, sp);
-    mt_prefetch(chain);
-    return chain;
+    guess = mt_inner_guess_at(&mt_tls.thread->python.rules, pc, sp);
+    mt_prefetch(&mt_tls.thread->python.rules.chains[guess->first]);
+    return guess;
 }
 #define EXPECT_CAPTURE() expect_capture(MT_CALLER_PC(), MT_CALLER_SP())
 
@@ -122,7 +124,7 @@ static MT_ALWAYS_INLINE const struct mt_inner_chain *expect_capture(uintptr_t pc
 static void *object_malloc(void *context, size_t size)
 {
     const struct mt_python_slot *slot = context;
-    const struct mt_inner_chain *chain = EXPECT_CAPTURE();
+    const struct mt_inner_guess *guess = EXPECT_CAPTURE();
     void *p;
 
     SERVED(p = slot->inner.malloc(slot->inner.ctx, size));
@@ -130,7 +132,7 @@ static void *object_malloc(void *context, size_t size)
     if (MT_LIKELY(p && !mt_is_serving())) {
         struct mt_registers caller = MT_CALLER_REGISTERS();
 
-        record(p, size, &caller, chain);
+        record(p, size, &caller, guess);
     }
     return p;
 }
@@ -138,14 +140,14 @@ static void *object_malloc(void *context, size_t size)
 static void *object_calloc(void *context, size_t count, size_t size)
 {
     const struct mt_python_slot *slot = context;
-    const struct mt_inner_chain *chain = EXPECT_CAPTURE();
+    const struct mt_inner_guess *guess = EXPECT_CAPTURE();
     void *p;
 
     SERVED(p = slot->inner.calloc(slot->inner.ctx, count, size));
     if (MT_LIKELY(p && !mt_is_serving())) {
         struct mt_registers caller = MT_CALLER_REGISTERS();
 
-        record(p, count * size, &caller, chain);
+        record(p, count * size, &caller, guess);
     }
     return p;
 }

@@ -53,12 +53,15 @@ void mt_python_start(void)
 
 uint32_t mt_emit_inner_stack(struct mt_thread *thread, const struct mt_registers *caller)
 {
-    uint32_t number, count = mt_python_walk_inner(&mt_state.stack, &thread->stack, &thread->python, caller, &number);
+    bool is_new;
+    uint32_t number, count = mt_python_walk_inner(&mt_state.stack, &thread->stack, &thread->python, caller, &number, &is_new);
     const uint32_t *frames = thread->python.rules.frames;
     uint64_t at;
 
     if (MT_UNLIKELY(!count))
         return MT_PYTHON_INNER_NONE;
+    if (MT_LIKELY(!is_new))
+        return number;
     if (!mt_reserve(thread, 2 + (count + 1) / 2)) {
         mt_python_forget(&thread->python);
         return number;
@@ -74,23 +77,11 @@ uint32_t mt_emit_inner_stack(struct mt_thread *thread, const struct mt_registers
     return number;
 }
 
-/*
- * Of no stamp, since it is no event; and not published, but with the event that follows in the same scope, which saves as much as half of
- * the time that this takes.
- */
-void mt_emit_python_stack(struct mt_thread *thread, const struct mt_registers *caller)
+static MT_NOINLINE void emit_long_change(struct mt_thread *thread, struct mt_stack_change change)
 {
-    struct mt_stack_change change, part;
+    struct mt_stack_change part;
     uint64_t at;
 
-    if (MT_LIKELY(!mt_python_capture(&mt_state.python, &mt_state.stack, &thread->stack, &thread->python, caller, &change)))
-        return;
-    if (MT_LIKELY(change.push == 1 && change.keep <= MT_RECORD_KEEP_MAX) && MT_LIKELY(mt_reserve(thread, 1))) {
-        *mt_word_at(thread, thread->position) =
-            mt_record_step(change.keep, thread->python.frames[change.keep]) << MT_RECORD_OPERAND_SHIFT | MT_RECORD_PYTHON_STEP;
-        thread->position++;
-        return;
-    }
     do {
         part = (struct mt_stack_change){change.keep, change.push < MT_RECORD_PUSH_MAX ? change.push : MT_RECORD_PUSH_MAX};
         if (!mt_reserve(thread, 2 + mt_change_words(&part))) {
@@ -106,4 +97,19 @@ void mt_emit_python_stack(struct mt_thread *thread, const struct mt_registers *c
         if (MT_UNLIKELY(change.push))
             mt_publish(thread, thread->position); /* as much as a ring holds must not wait */
     } while (MT_UNLIKELY(change.push));
+}
+
+/*
+ * Of no stamp, since it is no event; and not published, but with the event that follows in the same scope, which saves as much as half of
+ * the time that this takes.
+ */
+void mt_emit_python_change(struct mt_thread *thread, struct mt_stack_change change)
+{
+    if (MT_UNLIKELY(change.push != 1 || change.keep > MT_RECORD_KEEP_MAX) || !mt_reserve(thread, 1)) {
+        emit_long_change(thread, change);
+        return;
+    }
+    *mt_word_at(thread, thread->position) =
+        mt_record_step(change.keep, thread->python.frames[change.keep]) << MT_RECORD_OPERAND_SHIFT | MT_RECORD_PYTHON_STEP;
+    thread->position++;
 }

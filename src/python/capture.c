@@ -13,76 +13,47 @@
  *
  * A capture that is interrupted for ever (longjmp) leaves an empty list. Captures on top of another one, in signal handlers, are not made.
  */
-#include <string.h>
-
 #include "python/frames.h"
 
-#define FIRST_CAPACITY 1024u
-#define CAPACITY_MAX (1u << 18)
-#define HITS_BYTES (sizeof(struct mt_python_hit) << MT_PYTHON_HIT_BITS)
+#if defined(__x86_64__)
+#include "python/arch/x86_64/verify.h"
+#endif
+
 #define NO_LINE UINT32_MAX /* of a frame that is no part of the stack */
 
-static size_t bytes_of(size_t capacity)
+bool mt_python_verifies_wide(void)
 {
-    return mt_round_up((capacity + 1) * sizeof(struct mt_python_place) +
-            capacity * (sizeof(struct mt_python_fresh) + sizeof(struct mt_python_note) + sizeof(uint32_t) + sizeof(uint8_t) +
-                           2 * sizeof(struct mt_python_state)),
-        MT_PAGE_BYTES);
+#if defined(MT_HAS_WIDE_VERIFY)
+    return mt_arch_has_wide_verify();
+#else
+    return false;
+#endif
 }
 
-static MT_COLD struct mt_python_hit *make_hits(void)
+/* Another state than last time, or one that is not this thread's own: an interpreter within another's thread. */
+static MT_NOINLINE const void *find_holder(struct mt_python_thread *thread, const void *running)
 {
-    struct mt_python_hit *hits = mt_sys_pages(HITS_BYTES);
+    const void *holder = mt_python_here.this_thread();
 
-    if (hits) {
-        mt_sys_madvise(hits, HITS_BYTES, MADV_DONTFORK);
-        mt_sys_madvise(hits, HITS_BYTES, MADV_DONTDUMP);
-    }
-    return hits;
+    thread->holder = holder == running ? holder : NULL;
+    return holder;
 }
 
-MT_COLD bool mt_python_grow(struct mt_stack *stack, struct mt_python_thread *thread, size_t fresh_count)
+/*
+ * The thread's state. Where there is a lock, and the thread has it, a state that is running and was the thread's is the thread's: it is not another's in the same place, which
+ * would have the lock.
+ */
+static MT_ALWAYS_INLINE const void *holder_of(struct mt_python_thread *thread)
 {
-    size_t before = thread->capacity, capacity = before ? before * 2 : FIRST_CAPACITY, bytes = bytes_of(capacity);
-    struct mt_python_place *places = capacity <= CAPACITY_MAX ? mt_sys_pages(bytes) : NULL;
-    struct mt_python_state *states = (struct mt_python_state *)(places + capacity + 1), *fresh_states = states + capacity;
-    struct mt_python_fresh *fresh = (struct mt_python_fresh *)(fresh_states + capacity);
-    struct mt_python_note *notes = (struct mt_python_note *)(fresh + capacity);
-    uint32_t *frames = (uint32_t *)(notes + capacity);
-    uint8_t *flags = (uint8_t *)(frames + capacity);
+    const void *running;
 
-    if (!places)
-        return false;
-    mt_sys_madvise(places, bytes, MADV_DONTFORK);
-    mt_sys_madvise(places, bytes, MADV_DONTDUMP);
-    if (before) {
-        memcpy(places, thread->places, (before + 1) * sizeof *places);
-        memcpy(states, thread->states, before * sizeof *states);
-        memcpy(fresh_states, thread->fresh_states, fresh_count * sizeof *fresh_states);
-        memcpy(fresh, thread->fresh, fresh_count * sizeof *fresh);
-        memcpy(notes, thread->notes, before * sizeof *notes);
-        memcpy(frames, thread->frames, thread->frame_count * sizeof *frames);
-        memcpy(flags, thread->flags, before);
-        mt_sys_unmap(thread->places, bytes_of(before));
-        mt_fetch_add_relaxed(&stack->private_bytes, bytes - bytes_of(before));
-    } else {
-        thread->hits = make_hits();
-        /* what is touched of it, and around it */
-        mt_fetch_add_relaxed(&stack->private_bytes, 4 * MT_PAGE_BYTES + (thread->hits ? HITS_BYTES : 0) +
-                (mt_python_here.mode == MT_PYTHON_MODE_OBJECTS ? sizeof thread->rules : 0));
-    }
-    thread->places = places;
-    thread->states = states;
-    thread->fresh_states = fresh_states;
-    thread->fresh = fresh;
-    thread->notes = notes;
-    thread->frames = frames;
-    thread->flags = flags;
-    thread->capacity = capacity;
-    return true;
+    if (!thread->has_lock || MT_UNLIKELY(!mt_python_here.running_thread))
+        return mt_python_here.this_thread();
+    running = mt_python_here.running_thread();
+    return MT_LIKELY(running == thread->holder && running) ? running : find_holder(thread, running);
 }
 
-static MT_ALWAYS_INLINE const char *innermost(struct mt_python *python, const struct mt_python_offsets *o)
+static MT_ALWAYS_INLINE const char *innermost(struct mt_python *python, struct mt_python_thread *thread, const struct mt_python_offsets *o)
 {
     const char *runtime = mt_python_here.runtime, *holder;
     const void *finalizing;
@@ -92,7 +63,7 @@ static MT_ALWAYS_INLINE const char *innermost(struct mt_python *python, const st
             mt_python_unsettle(python);
         return NULL;
     }
-    holder = mt_python_here.this_thread();
+    holder = holder_of(thread);
     if (!holder)
         return NULL;
     finalizing = *(const void *const volatile *)(runtime + o->runtime_finalizing);
@@ -106,98 +77,113 @@ static MT_ALWAYS_INLINE const char *innermost(struct mt_python *python, const st
     return mt_python_pointer(holder, o->tstate_frame);
 }
 
-/* The older of the two goes. */
-static MT_ALWAYS_INLINE void put_hit(const struct mt_python_thread *thread, uintptr_t instruction, bool entry, uint32_t line)
+/* The oldest goes. */
+static void put_hit(const struct mt_python_thread *thread, uintptr_t instruction, bool entry, uint32_t line)
 {
-    struct mt_python_hit *hits = mt_python_hits_of(thread, instruction);
+    struct mt_python_hits *hits = mt_python_hits_of(thread, instruction);
     uint64_t key = (uint64_t)instruction << 1 | entry;
+    unsigned i = 0;
 
-    if (hits->key != key)
-        hits[1] = hits[0];
-    *hits = (struct mt_python_hit){key, line, thread->codes_freed};
+    while (i < MT_PYTHON_HIT_WAYS - 1 && hits->keys[i] != key)
+        i++;
+    for (; i > 0; i--) {
+        hits->keys[i] = hits->keys[i - 1];
+        hits->lines[i] = hits->lines[i - 1];
+        hits->codes_freed[i] = hits->codes_freed[i - 1];
+    }
+    hits->keys[0] = key;
+    hits->lines[0] = line;
+    hits->codes_freed[0] = thread->codes_freed;
 }
 
 #define FORGET_MAX 16u
 
 /* Whether what is known of an instruction is still true, though code objects have been freed since it was put there. */
-static MT_NOINLINE bool is_still_known(const struct mt_python_thread *thread, struct mt_python_hit *hit)
+static MT_NOINLINE bool is_still_known(const struct mt_python_thread *thread, uint64_t key, uint32_t *codes_freed)
 {
-    uint32_t count = thread->codes_freed - hit->codes_freed;
-    uintptr_t instruction = (uintptr_t)(hit->key >> 1), start, end;
+    uint32_t count = thread->codes_freed - *codes_freed;
+    uintptr_t instruction = (uintptr_t)(key >> 1), start, end;
 
     if (count > FORGET_MAX)
         return false;
     for (uint32_t i = 0; i < count; i++)
-        if (!mt_python_gone_code(hit->codes_freed + i, &start, &end) || instruction - start < end - start)
+        if (!mt_python_gone_code(*codes_freed + i, &start, &end) || instruction - start < end - start)
             return false;
-    hit->codes_freed = thread->codes_freed;
+    *codes_freed = thread->codes_freed;
     return true;
 }
 
 /* A frame whose instruction was not met before, or not lately. */
 static MT_NOINLINE bool read_new_frame(struct mt_python *python, struct mt_stack *stack, const struct mt_python_thread *thread, const char *frame,
-    bool entry, struct mt_python_fresh *ret)
+    bool entry, struct mt_python_place *ret)
 {
     struct mt_python_state s;
 
     if (!mt_python_read_frame(python, stack, frame, &s))
         return false;
-    ret->line = s.is_complete ? s.line : NO_LINE;
+    ret->note.line = s.is_complete ? s.line : NO_LINE;
     if (s.is_lasting || (!s.is_code && s.instruction))
-        put_hit(thread, ret->place.instruction, entry, ret->line);
+        put_hit(thread, ret->instruction, entry, ret->note.line);
     return true;
 }
 
 /* False: it is not a frame. */
 static MT_ALWAYS_INLINE bool read_frame(enum mt_python_layout layout, struct mt_python *python, struct mt_stack *stack,
-    const struct mt_python_thread *thread, const char *frame, struct mt_python_fresh *ret)
+    const struct mt_python_thread *thread, const char *frame, struct mt_python_place *ret)
 {
     const char *previous = mt_python_previous(layout, frame);
     uintptr_t instruction = mt_python_instruction(layout, frame);
     bool entry = mt_python_is_entry(layout, frame, previous);
-    struct mt_python_hit *hit = mt_python_hits_of(thread, instruction);
+    struct mt_python_hits *hits = mt_python_hits_of(thread, instruction);
     uint64_t key = (uint64_t)instruction << 1 | entry;
+    unsigned i = (unsigned)(hits->keys[1] == key) | (unsigned)(hits->keys[2] == key) << 1 | (unsigned)(hits->keys[3] == key) * 3;
 
-    ret->place = (struct mt_python_place){previous, instruction};
-    ret->flag = mt_python_flag(layout, frame);
-    hit += hit[1].key == key;
-    ret->line = hit->line;
-    if (MT_LIKELY(hit->key == key) && (MT_LIKELY(hit->codes_freed == thread->codes_freed) || is_still_known(thread, hit)))
+    ret->previous = previous;
+    ret->instruction = instruction;
+    ret->state = mt_python_state_of(layout, frame);
+    ret->note.line = hits->lines[i];
+    if (MT_LIKELY(hits->keys[i] == key) &&
+        (MT_LIKELY(hits->codes_freed[i] == thread->codes_freed) || is_still_known(thread, key, &hits->codes_freed[i])))
         return true;
     return read_new_frame(python, stack, thread, frame, entry, ret);
 }
 
-/* Whether a kept frame is what it was, but for where it stands on. */
-static MT_ALWAYS_INLINE bool has_not_moved(enum mt_python_layout layout, const struct mt_python_thread *thread, size_t at, const char *frame)
+static MT_ALWAYS_INLINE bool is_state(enum mt_python_layout layout, const char *frame, const struct mt_python_place *place)
 {
-    return mt_python_instruction(layout, frame) == thread->places[at].instruction &&
-           (layout == MT_PYTHON_LAYOUT_3_12 || mt_python_flag(layout, frame) == thread->flags[at]);
+    return layout == MT_PYTHON_LAYOUT_3_12 || !((mt_python_state_of(layout, frame) ^ place->state) & MT_PYTHON_STATE_ENTRY);
+}
+
+/* Whether a kept frame is what it was, but for where it stands on. */
+static MT_ALWAYS_INLINE bool has_not_moved(enum mt_python_layout layout, const struct mt_python_place *place, const char *frame)
+{
+    return mt_python_instruction(layout, frame) == place->instruction && is_state(layout, frame, place);
 }
 
 /* Whether the frame whose place this is, its address being in the place behind, is what it was. This is most of what a capture does. */
-static MT_ALWAYS_INLINE bool holds(enum mt_python_layout layout, const struct mt_python_place *place, const uint8_t *flag)
+static MT_ALWAYS_INLINE bool holds(enum mt_python_layout layout, const struct mt_python_place *place)
 {
     const char *frame = place[1].previous;
 
     if (layout == MT_PYTHON_LAYOUT_3_11)
-        return MT_LIKELY(mt_pair_equal((const uint64_t *)(const void *)(frame + MT_PYTHON_PREVIOUS_3_11), (const uint64_t *)(const void *)place)) &&
-               MT_LIKELY((uint8_t)frame[MT_PYTHON_IS_ENTRY_3_11] == *flag);
+        return MT_LIKELY(mt_pair_equal((const uint64_t *)(const void *)(frame + MT_PYTHON_PREVIOUS_3_11), (const uint64_t *)(const void *)&place->previous)) &&
+               MT_LIKELY(is_state(layout, frame, place));
     return MT_LIKELY(mt_python_previous(layout, frame) == place->previous) &&
-           MT_LIKELY(mt_python_instruction(layout, frame) == place->instruction) &&
-           (layout == MT_PYTHON_LAYOUT_3_12 || mt_python_flag(layout, frame) == *flag);
+           MT_LIKELY(mt_python_instruction(layout, frame) == place->instruction) && is_state(layout, frame, place);
 }
 
 /* Follows the kept frames outwards from the one below `at`. Returns where that ends; 0: all hold. */
 static MT_ALWAYS_INLINE size_t verify(enum mt_python_layout layout, const struct mt_python_thread *thread, size_t at)
 {
     const struct mt_python_place *place = thread->places + at, *end = thread->places;
-    const uint8_t *flag = thread->flags + at;
 
-    for (; place - end >= 4; place -= 4, flag -= 4)
-        if (!holds(layout, place - 1, flag - 1) || !holds(layout, place - 2, flag - 2) || !holds(layout, place - 3, flag - 3) ||
-            !holds(layout, place - 4, flag - 4))
+#if defined(MT_HAS_WIDE_VERIFY)
+    if (layout == MT_PYTHON_LAYOUT_3_11 && MT_LIKELY(mt_python_here.wide))
+        return mt_arch_verify_wide(place, end, MT_PYTHON_PLACE_3_11, MT_PYTHON_STATE_ENTRY);
+#endif
+    for (; place - end >= 4; place -= 4)
+        if (!holds(layout, place - 1) || !holds(layout, place - 2) || !holds(layout, place - 3) || !holds(layout, place - 4))
             break; /* which one, is found out below */
-    for (; place != end && holds(layout, place - 1, flag - 1); place--, flag--)
+    for (; place != end && holds(layout, place - 1); place--)
         ;
     return (size_t)(place - end);
 }
@@ -219,23 +205,25 @@ static MT_ALWAYS_INLINE size_t meet(struct mt_python_thread *thread, size_t kept
 static MT_ALWAYS_INLINE bool replace_inner(
     struct mt_python_thread *thread, size_t base, size_t fresh, const char *frame, struct mt_stack_change *ret_change)
 {
-    uint32_t depth = base ? thread->notes[base - 1].depth : 0, keep = depth, before = thread->frame_count;
+    uint32_t depth = base ? thread->places[base - 1].note.depth : 0, keep = depth, before = thread->frame_count;
     bool was_unsure = thread->unsure;
 
-    for (const struct mt_python_fresh *f = thread->fresh + fresh; f-- != thread->fresh; base++) {
-        *where_is(thread, f != thread->fresh ? f[-1].place.previous : frame) = (uint32_t)(base + 1);
-        if (MT_LIKELY(f->line != NO_LINE)) {
-            if (keep == depth && depth < before && thread->frames[depth] == f->line)
+    for (const struct mt_python_place *f = thread->fresh + fresh; f-- != thread->fresh; base++) {
+        struct mt_python_place *place = &thread->places[base];
+
+        *where_is(thread, f != thread->fresh ? f[-1].previous : frame) = (uint32_t)(base + 1);
+        if (MT_LIKELY(f->note.line != NO_LINE)) {
+            if (keep == depth && depth < before && thread->frames[depth] == f->note.line)
                 keep++;
             else
-                thread->frames[depth] = f->line;
+                thread->frames[depth] = f->note.line;
             depth++;
         }
         /* Word by word: a wider load would have to wait until what was just written has left for the cache. */
-        mt_store_relaxed(&thread->places[base].previous, f->place.previous);
-        mt_store_relaxed(&thread->places[base].instruction, f->place.instruction);
-        thread->flags[base] = f->flag;
-        thread->notes[base] = (struct mt_python_note){f->line, depth};
+        place->note = (struct mt_python_note){f->note.line, depth};
+        mt_store_relaxed(&place->previous, f->previous);
+        mt_store_relaxed(&place->instruction, f->instruction);
+        mt_store_relaxed(&place->state, f->state);
     }
     if (MT_LIKELY(base))
         thread->places[base].previous = frame;
@@ -270,10 +258,36 @@ static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t k
 static MT_NOINLINE void take_up(struct mt_python_thread *thread, size_t met, size_t stop, size_t *fresh)
 {
     for (size_t i = met; i > stop; i--)
-        thread->fresh[(*fresh)++] = (struct mt_python_fresh){thread->places[i - 1], thread->notes[i - 1].line, thread->flags[i - 1]};
+        thread->fresh[(*fresh)++] = thread->places[i - 1];
 }
 
-static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct mt_python *python, struct mt_stack *stack,
+/* All holds but where the innermost frame stands, maybe: `at` is what that one is kept as. Puts in its line, whose depth is to be. */
+static MT_ALWAYS_INLINE bool replace_innermost(
+    struct mt_python_thread *thread, size_t at, bool has_moved, struct mt_stack_change *ret_change)
+{
+    struct mt_python_place *place = &thread->places[at];
+    uint32_t depth = at ? place[-1].note.depth : 0, keep = depth, before = thread->frame_count;
+    bool was_unsure = thread->unsure;
+
+    if (!has_moved) {
+        keep = depth = place->note.depth;
+    } else if (MT_LIKELY(place->note.line != NO_LINE)) {
+        if (depth < before && thread->frames[depth] == place->note.line)
+            keep++;
+        else
+            thread->frames[depth] = place->note.line;
+        depth++;
+    }
+    place->note.depth = depth;
+    thread->count = at + 1;
+    thread->frame_count = depth;
+    thread->unsure = false;
+    *ret_change = (struct mt_stack_change){keep, depth - keep};
+    return depth != keep || depth != before || was_unsure;
+}
+
+/* Frame by frame outwards, as far as that must be. */
+static MT_ALWAYS_INLINE bool walk(enum mt_python_layout layout, struct mt_python *python, struct mt_stack *stack,
     struct mt_python_thread *thread, size_t kept, const char *innermost_frame, struct mt_stack_change *ret_change)
 {
     const char *frame = innermost_frame;
@@ -287,14 +301,14 @@ static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct m
             break;
         if (MT_LIKELY(goes_on)) {
             stop = verify(layout, thread, met - 1);
-            if (!stop && has_not_moved(layout, thread, met - 1, frame))
+            if (!stop && has_not_moved(layout, &thread->places[met - 1], frame))
                 return replace_inner(thread, met, fresh, innermost_frame, ret_change);
         }
         if (MT_UNLIKELY(!read_frame(layout, python, stack, thread, frame, &thread->fresh[fresh]))) {
             mt_python_distrust(python, stack);
             return replace_inner(thread, 0, 0, NULL, ret_change);
         }
-        frame = thread->fresh[fresh++].place.previous;
+        frame = thread->fresh[fresh++].previous;
         if (MT_LIKELY(goes_on)) {
             if (MT_LIKELY(!stop))
                 return replace_inner(thread, met - 1, fresh, innermost_frame, ret_change);
@@ -312,16 +326,55 @@ static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct m
     return replace_inner(thread, 0, fresh, innermost_frame, ret_change);
 }
 
-static MT_ALWAYS_INLINE bool capture_watched(
-    struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, size_t kept, struct mt_stack_change *ret_change)
+static MT_NOINLINE bool walk_on(struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, size_t kept, const char *frame,
+    struct mt_stack_change *ret_change)
+{
+    switch (mt_python_here.layout) {
+    case MT_PYTHON_LAYOUT_3_11:
+        return walk(MT_PYTHON_LAYOUT_3_11, python, stack, thread, kept, frame, ret_change);
+    case MT_PYTHON_LAYOUT_3_12:
+        return walk(MT_PYTHON_LAYOUT_3_12, python, stack, thread, kept, frame, ret_change);
+    default:
+        return walk(MT_PYTHON_LAYOUT_OTHER, python, stack, thread, kept, frame, ret_change);
+    }
+}
+
+/* Mostly the innermost frame is the one that it was. */
+static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct mt_python *python, struct mt_stack *stack,
+    struct mt_python_thread *thread, size_t kept, const char *frame, struct mt_stack_change *ret_change)
+{
+    size_t met = MT_LIKELY(kept) && MT_LIKELY(frame) ? meet(thread, kept, frame) : 0;
+    struct mt_python_place *place = &thread->places[met - 1];
+    bool has_moved;
+
+    if (!met || MT_UNLIKELY(mt_python_previous(layout, frame) != place->previous) || MT_UNLIKELY(verify(layout, thread, met - 1)))
+        return walk_on(python, stack, thread, kept, frame, ret_change);
+    has_moved = !has_not_moved(layout, place, frame);
+    if (has_moved && MT_UNLIKELY(!read_frame(layout, python, stack, thread, frame, place))) {
+        mt_python_distrust(python, stack);
+        return replace_inner(thread, 0, 0, NULL, ret_change);
+    }
+    return replace_innermost(thread, met - 1, has_moved, ret_change);
+}
+
+/* The innermost frame, and how much of what is kept may still hold. */
+static MT_ALWAYS_INLINE const char *begin(struct mt_python *python, struct mt_python_thread *thread, size_t *kept)
 {
     uint32_t codes_freed = mt_load_acquire(&mt_python_codes_freed);
-    const char *frame = innermost(python, &mt_python_here.offsets);
+    const char *frame = innermost(python, thread, &mt_python_here.offsets);
 
     if (MT_UNLIKELY(thread->codes_freed != codes_freed))
-        kept = forget_freed(thread, kept, codes_freed);
+        *kept = forget_freed(thread, *kept, codes_freed);
     thread->count = 0;
     mt_compiler_fence();
+    return frame;
+}
+
+static MT_ALWAYS_INLINE bool capture_watched(struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, struct mt_stack_change *ret_change)
+{
+    size_t kept = thread->count;
+    const char *frame = begin(python, thread, &kept);
+
     switch (mt_python_here.layout) {
     case MT_PYTHON_LAYOUT_3_11:
         return capture_kept(MT_PYTHON_LAYOUT_3_11, python, stack, thread, kept, frame, ret_change);
@@ -375,12 +428,15 @@ static MT_NOINLINE bool capture_with_care(struct mt_python *python, struct mt_st
     if (!mt_load_relaxed(&python->settled))
         settle(python);
     if (!mt_python_here.known || !mt_python_here.codes_watched || !thread->hits || mt_python_is_probing(python)) {
-        const char *frame = mt_python_here.known ? innermost(python, &mt_python_here.offsets) : NULL;
+        const char *frame = mt_python_here.known ? innermost(python, thread, &mt_python_here.offsets) : NULL;
 
         changed = mt_python_capture_unwatched(python, stack, thread, frame, ret_change);
         thread->places_kept = false;
     } else {
-        changed = capture_watched(python, stack, thread, thread->places_kept ? thread->count : 0, ret_change);
+        size_t kept = thread->places_kept ? thread->count : 0;
+        const char *frame = begin(python, thread, &kept);
+
+        changed = walk_on(python, stack, thread, kept, frame, ret_change);
         thread->places_kept = true;
     }
     /* Of objects' stacks mt_python_walk_inner() tells. */
@@ -396,6 +452,6 @@ bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct 
     struct mt_python_thread *thread, const struct mt_registers *caller, struct mt_stack_change *ret_change)
 {
     if (MT_LIKELY(thread->ready == mt_load_acquire(&mt_python_epoch))) /* P5 */
-        return capture_watched(python, stack, thread, thread->count, ret_change);
+        return capture_watched(python, stack, thread, ret_change);
     return capture_with_care(python, stack, stack_thread, thread, caller, ret_change);
 }

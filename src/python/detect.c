@@ -31,6 +31,10 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
     *(void **)&here.this_thread = p;
     if (!p)
         return;
+    p = find(context, "PyThreadState_GetUnchecked", &size);
+    if (!p)
+        p = find(context, "_PyThreadState_UncheckedGet", &size); /* until 3.12 */
+    *(void **)&here.running_thread = p;
     here.runtime = find(context, "_PyRuntime", &size);
     here.code_type = find(context, "PyCode_Type", &size);
     version = find(context, "Py_Version", &size); /* 3.11 on */
@@ -48,6 +52,7 @@ void mt_python_detect(mt_python_find *find, const void *context, enum mt_python_
     here.known = here.version && here.runtime && here.code_type &&
                  mt_python_offsets(here.version, here.runtime, &here.offsets, &here.free_threaded);
     here.layout = layout_of(&here.offsets);
+    here.wide = mt_python_verifies_wide();
     mt_python_here = here;
     mt_store_release(&mt_python_present, MT_PYTHON_HERE);
 }

@@ -10,10 +10,12 @@
 #define MT_PYTHON_OWNER_GENERATOR 1
 #define MT_PYTHON_OWNER_INTERPRETER 3 /* from here on: no function's frame */
 
-/* In 3.11 `previous` and the instruction are neighbours, as in a struct mt_python_place. */
+/* In 3.11 `previous`, the instruction and a word of small things are neighbours, as in a struct mt_python_place. */
 enum {
+    MT_PYTHON_PLACE_3_11 = 40,
     MT_PYTHON_PREVIOUS_3_11 = 48,
     MT_PYTHON_INSTRUCTION_3_11 = 56,
+    MT_PYTHON_STATE_3_11 = 64,
     MT_PYTHON_IS_ENTRY_3_11 = 68,
     MT_PYTHON_PREVIOUS_3_12 = 8,
     MT_PYTHON_INSTRUCTION_3_12 = 56,
@@ -33,12 +35,15 @@ static MT_ALWAYS_INLINE uintptr_t mt_python_instruction(enum mt_python_layout la
                                                                                  mt_python_here.offsets.frame_instruction);
 }
 
-/* 3.11's flag; 0 where there is none. */
-static MT_ALWAYS_INLINE uint8_t mt_python_flag(enum mt_python_layout layout, const char *frame)
+#define MT_PYTHON_STATE_ENTRY UINT64_C(0xff00000000) /* is_entry, a byte */
+
+/* The word with 3.11's flag; 0 where there is none. */
+static MT_ALWAYS_INLINE uint64_t mt_python_state_of(enum mt_python_layout layout, const char *frame)
 {
     if (layout == MT_PYTHON_LAYOUT_3_11)
-        return (uint8_t)frame[MT_PYTHON_IS_ENTRY_3_11];
-    return layout == MT_PYTHON_LAYOUT_OTHER && mt_python_here.offsets.frame_is_entry ? (uint8_t)frame[mt_python_here.offsets.frame_is_entry] : 0;
+        return *(const uint64_t *)(const void *)(frame + MT_PYTHON_STATE_3_11);
+    return layout == MT_PYTHON_LAYOUT_OTHER && mt_python_here.offsets.frame_is_entry && frame[mt_python_here.offsets.frame_is_entry] ?
+        MT_PYTHON_STATE_ENTRY : 0;
 }
 
 /* Called from C, not by the interpreter's loop itself. */
@@ -47,7 +52,7 @@ static MT_ALWAYS_INLINE bool mt_python_is_entry(enum mt_python_layout layout, co
     const struct mt_python_offsets *o = &mt_python_here.offsets;
 
     if (layout == MT_PYTHON_LAYOUT_3_11 || (layout == MT_PYTHON_LAYOUT_OTHER && o->frame_is_entry))
-        return mt_python_flag(layout, frame) != 0;
+        return (mt_python_state_of(layout, frame) & MT_PYTHON_STATE_ENTRY) != 0;
     return !previous || (unsigned char)previous[o->frame_owner] >= MT_PYTHON_OWNER_INTERPRETER;
 }
 
@@ -57,10 +62,9 @@ static MT_ALWAYS_INLINE const void *mt_python_code_of(const char *frame)
     return (const void *)((uintptr_t)mt_python_pointer(frame, mt_python_here.offsets.frame_code) & ~(uintptr_t)3);
 }
 
-/* The first of the two places for an instruction, side by side in a line of the processor's cache. */
-static MT_ALWAYS_INLINE struct mt_python_hit *mt_python_hits_of(const struct mt_python_thread *thread, uintptr_t instruction)
+static MT_ALWAYS_INLINE struct mt_python_hits *mt_python_hits_of(const struct mt_python_thread *thread, uintptr_t instruction)
 {
-    return &thread->hits[(instruction * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS) & ~UINT64_C(1)];
+    return &thread->hits[((instruction >> MT_PYTHON_HIT_SPAN_BITS) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_PYTHON_HIT_BITS)];
 }
 
 /* ---- read.c ---- */
@@ -92,6 +96,11 @@ bool mt_python_read_frame(struct mt_python *python, struct mt_stack *stack, cons
 void mt_python_distrust(struct mt_python *python, struct mt_stack *stack);
 
 /* ---- capture.c ---- */
+
+/* Whether the processor compares whole places (3.11) at once. */
+bool mt_python_verifies_wide(void);
+
+/* ---- grow.c ---- */
 
 /* Room for twice as many frames. */
 bool mt_python_grow(struct mt_stack *stack, struct mt_python_thread *thread, size_t fresh);

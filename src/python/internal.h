@@ -35,7 +35,8 @@ enum mt_python_layout {
 /* The interpreter. Written once, before mt_python_present is released; kept across forks. */
 struct mt_python_interpreter {
     const char *runtime;
-    void *(*this_thread)(void);
+    void *(*this_thread)(void);    /* the calling thread's state, whoever has the lock */
+    void *(*running_thread)(void); /* the state of the one that has the lock; NULL: there is no such function. Cheaper */
     const void *code_type;
     void (*get_allocator)(int domain, struct mt_python_allocator *ret);
     void (*set_allocator)(int domain, struct mt_python_allocator *allocator);
@@ -49,6 +50,7 @@ struct mt_python_interpreter {
     bool codes_watched; /* objects.c: mt_python_codes_freed tells of all */
     enum mt_python_mode mode;
     enum mt_python_layout layout;
+    bool wide;          /* the processor can compare a whole struct mt_python_place at once */
     struct mt_python_offsets offsets;
 };
 extern struct mt_python_interpreter mt_python_here MT_HIDDEN;

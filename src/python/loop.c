@@ -108,9 +108,10 @@ void MT_COLD mt_python_find_loop_if_new(struct mt_stack *stack, struct mt_stack_
 void MT_COLD mt_python_check_loop(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
     const struct mt_registers *caller)
 {
-    const struct mt_inner_chain *chain;
+    uint32_t number;
+    bool is_new;
 
     mt_fetch_add_relaxed(&mt_python_here.loop_searches, 1u);
-    if (!mt_stack_walk_inner(stack, stack_thread, caller, mt_python_here.loop, &thread->rules, &chain))
+    if (!mt_stack_walk_inner(stack, stack_thread, caller, mt_python_here.loop, &thread->rules, &number, &is_new))
         mt_python_find_loop(stack, stack_thread, thread, caller);
 }

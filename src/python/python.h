@@ -55,54 +55,54 @@ struct mt_python {
     uint32_t distrusted;            /* frames that did not look like frames */
 };
 
-/* What of a kept frame is compared at each capture, as two words that are neighbours in some frames, too. */
-struct mt_python_place {
-    _Alignas(16) const char *previous; /* the address of the next outer frame */
-    uintptr_t instruction;
-};
-
 /* What a kept frame means. */
 struct mt_python_note {
     uint32_t line;  /* frame of the segment */
     uint32_t depth; /* frames of the stack up to this one, inclusive */
 };
 
-/* A frame on its way to the kept ones. */
-struct mt_python_fresh {
-    struct mt_python_place place;
-    uint32_t line;
-    uint8_t flag;
+/* A kept frame: what is compared at each capture, as it lies in the frames of 3.11, and what that means. */
+struct mt_python_place {
+    _Alignas(32) struct mt_python_note note;
+    const char *previous; /* the address of the next outer frame */
+    uintptr_t instruction;
+    uint64_t state; /* of 3.11; of it MT_PYTHON_STATE_ENTRY differs where a caller's frame does not */
 };
 
 struct mt_python_state; /* states.c */
 
-/* An instruction that was met in a frame, and whether that was an entry -> frame of the segment. Good until its code object is freed. */
-struct mt_python_hit {
-    uint64_t key; /* address << 1 | entry; 0: none */
-    uint32_t line;
-    uint32_t codes_freed; /* as of this: code objects that were freed later are to be looked at (freed.c) */
+/*
+ * Instructions that were met in a frame, and whether that was an entry -> frame of the segment. Good until its code object is freed. Neighbouring instructions share
+ * a line of the processor's cache.
+ */
+#define MT_PYTHON_HIT_WAYS 4u
+struct mt_python_hits {
+    _Alignas(64) uint64_t keys[MT_PYTHON_HIT_WAYS]; /* address << 1 | entry; 0: none. The one that came last is first */
+    uint32_t lines[MT_PYTHON_HIT_WAYS];
+    uint32_t codes_freed[MT_PYTHON_HIT_WAYS]; /* as of this: code objects that were freed later are to be looked at (freed.c) */
 };
-#define MT_PYTHON_HIT_BITS 13
+#define MT_PYTHON_HIT_BITS 11
+#define MT_PYTHON_HIT_SPAN_BITS 5 /* so many bytes of code go into one line */
 #define MT_PYTHON_WHERE_BITS 8
 
 /* One per ring; zero at start, then made by its first capture. */
 struct mt_python_thread {
     /* The kept frames, outermost first. A frame's address is the `previous` of the place behind: there is one more. */
     struct mt_python_place *places;
-    struct mt_python_note *notes;
-    uint8_t *flags;                /* 3.11: is_entry, which differs where a caller's frame does not */
-    struct mt_python_fresh *fresh; /* scratch, innermost first */
+    struct mt_python_place *fresh; /* scratch, innermost first */
     struct mt_python_state *states, *fresh_states; /* instead, for states.c */
     bool places_kept;              /* it is places that are kept, not states */
     uint32_t ready;                /* as of this epoch (internal.h) there is nothing to be done but the capture */
     /* The Python stack that the ring's reader has when it has read everything: frame ids, outermost first. Of kept frames it has those that are part of it. */
     uint32_t *frames;
-    struct mt_python_hit *hits; /* NULL: no memory */
+    struct mt_python_hits *hits; /* NULL: no memory */
     size_t count, capacity; /* of kept frames */
     uint32_t frame_count;
     uint32_t codes_freed; /* mt_python_codes_freed as of the kept frames */
     uint32_t where[1u << MT_PYTHON_WHERE_BITS]; /* by a frame's address: the frames up to it, if it is kept at all */
     struct mt_inner_rules rules; /* the number of an inner stack is its chain's */
+    const void *holder; /* the thread's state as of the last capture for one of its objects */
+    bool has_lock;      /* what is captured is one of Python's objects, and so the thread has the interpreter's lock */
     bool unsure;                         /* of the stack that the reader has: the next is sent whole, even if it is empty */
 };
 
@@ -162,24 +162,22 @@ bool mt_python_capture(struct mt_python *python, struct mt_stack *stack, struct 
 
 /*
  * The number of the native part of an object's stack, after mt_python_capture(): of what lies inside of the innermost Python frame. Programs make so many objects
- * that the rest, which Python's frames tell in their way, would cost more than it says. chain: mt_inner_chains_at(). MT_PYTHON_INNER_NONE: it must be walked.
+ * that the rest, which Python's frames tell in their way, would cost more than it says. guess: mt_inner_guess_at(). MT_PYTHON_INNER_NONE: it must be walked.
  */
-#define MT_PYTHON_INNER_OTHER (1u << MT_INNER_CHAIN_BITS) /* the number of those that are not kept */
-#define MT_PYTHON_INNER_NONE UINT32_MAX
-static_assert(MT_PYTHON_INNER_OTHER < MT_RECORD_INNER_STACKS, "a number");
+#define MT_PYTHON_INNER_NONE MT_INNER_NONE
+static_assert(MT_INNER_CHAINS < MT_RECORD_INNER_STACKS, "those of the chains, and one for all that are too long");
 static MT_ALWAYS_INLINE uint32_t mt_python_inner(const struct mt_stack *stack, const struct mt_stack_thread *stack_thread,
-    const struct mt_python_thread *thread, const struct mt_inner_chain *chain, const struct mt_registers *caller)
+    const struct mt_python_thread *thread, const struct mt_inner_guess *guess, const struct mt_registers *caller)
 {
-    chain = mt_stack_inner(stack, stack_thread, &thread->rules, chain, caller);
-    return MT_LIKELY(chain && thread->frame_count) ? (uint32_t)(chain - thread->rules.chains) : MT_PYTHON_INNER_NONE;
+    return MT_LIKELY(thread->frame_count) ? mt_stack_inner(stack, stack_thread, &thread->rules, guess, caller) : MT_PYTHON_INNER_NONE;
 }
 
 /*
- * Walks it: how many frames there are, in thread->rules.frames, innermost first, and the number that this stack has from now on. The caller tells them, or calls
- * mt_python_forget(). 0: take the whole stack.
+ * Walks it: how many frames there are, in thread->rules.frames, innermost first, and the number that this stack has from now on. Where that is new, the caller tells
+ * the frames, or calls mt_python_forget(). 0: take the whole stack.
  */
 uint32_t mt_python_walk_inner(struct mt_stack *stack, struct mt_stack_thread *stack_thread, struct mt_python_thread *thread,
-    const struct mt_registers *caller, uint32_t *ret_number);
+    const struct mt_registers *caller, uint32_t *ret_number, bool *ret_is_new);
 
 /* The next changes will be whole stacks. */
 static inline void mt_python_forget(struct mt_python_thread *thread)
@@ -187,6 +185,7 @@ static inline void mt_python_forget(struct mt_python_thread *thread)
     thread->count = 0;
     thread->frame_count = 0;
     thread->unsure = true;
+    thread->has_lock = false;
     mt_inner_forget(&thread->rules);
 }
 

@@ -81,14 +81,15 @@ struct mt_stack_change mt_stack_capture(
 
 /* The inner part of a stack is not told apart: whoever asks takes the whole. */
 uint32_t mt_stack_walk_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, const struct mt_inner_chain **ret_chain)
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_number, bool *ret_is_new)
 {
     (void)stack;
     (void)thread;
     (void)registers;
     (void)ranges;
     (void)rules;
-    (void)ret_chain;
+    (void)ret_number;
+    (void)ret_is_new;
     return 0;
 }
 

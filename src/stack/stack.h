@@ -180,41 +180,51 @@ struct mt_inner_rule {
 };
 
 /*
- * An inner stack that was met: from this pc and sp (and bp, where a frame is found by it) the walk read these words of the stack. While they are
- * the same, so is what it finds. The first line of the processor's cache says all about a short one.
+ * An inner stack that was met: from this pc the walk read these words of the stack, so far from where it began. While they are the same, so is what it
+ * finds, however deep that is: words that are addresses in the stack themselves (of frames that others are found by) are kept by their distance.
+ * The first line of the processor's cache says all about a short one.
  */
-#define MT_INNER_CHAIN_GROUPS 3u
+#define MT_INNER_CHAIN_GROUPS 4u
 #define MT_INNER_CHAIN_WORDS (4 * MT_INNER_CHAIN_GROUPS)
 struct mt_inner_chain {
     _Alignas(64) uintptr_t pc; /* 0: none */
-    uintptr_t sp;
-    uint8_t groups; /* of four words; what is not needed of the last repeats the first */
+    uint8_t groups;            /* of four words; what is not needed of the last repeats the first. 0: a stack of one frame */
     bool bp_matters;
-    uint16_t span_bytes; /* the words lie so near to sp */
+    uint16_t distances;        /* which of the words are kept by their distance from sp */
+    uint16_t span_bytes;       /* the words lie so near to sp */
+    uintptr_t bp;              /* its distance */
     struct mt_inner_words {
         uint16_t offsets[4]; /* from sp, in bytes */
         uintptr_t words[4];
     } words[MT_INNER_CHAIN_GROUPS];
-    uintptr_t bp;
 };
 static_assert(offsetof(struct mt_inner_chain, words[1]) == 64, "a short chain is one line of the cache");
-#define MT_INNER_CHAIN_BITS 9
+static_assert(MT_INNER_CHAIN_WORDS == 16, "as many as there are bits in distances");
+#define MT_INNER_CHAINS 1000u
+#define MT_INNER_CHAIN_BITS 11 /* of the table that finds them by what they are */
+
+/* The numbers of the chains that were met last at a pc and sp. */
+struct mt_inner_guess {
+    uint16_t first, second;
+};
+#define MT_INNER_GUESS_BITS 12
 
 #define MT_INNER_MAX 24u
 
 /* What is remembered of inner stacks for one thread and its ranges; zero at start. */
 struct mt_inner_rules {
-    uint32_t generation; /* of the stack's rules + 1 */
-    uint32_t turn;       /* which of two chains goes next */
+    uint32_t generation;           /* of the stack's rules + 1 */
+    uint32_t chain_count;
     uint32_t frames[MT_INNER_MAX]; /* of the walk that was made last, innermost first */
     struct mt_inner_rule entries[1u << MT_INNER_RULE_BITS];
-    struct mt_inner_chain chains[1u << MT_INNER_CHAIN_BITS];
+    struct mt_inner_guess guesses[1u << MT_INNER_GUESS_BITS];
+    uint16_t numbers[1u << MT_INNER_CHAIN_BITS]; /* + 1, by a chain's hash; 0: none */
+    struct mt_inner_chain chains[MT_INNER_CHAINS + 1]; /* and the one that is being made */
 };
 
-/* The first of the two chains that there can be for a pc and sp. */
-static MT_ALWAYS_INLINE struct mt_inner_chain *mt_inner_chains_at(struct mt_inner_rules *rules, uintptr_t pc, uintptr_t sp)
+static MT_ALWAYS_INLINE struct mt_inner_guess *mt_inner_guess_at(struct mt_inner_rules *rules, uintptr_t pc, uintptr_t sp)
 {
-    return &rules->chains[((pc * 5 ^ sp >> 4) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_INNER_CHAIN_BITS) & ~UINT64_C(1)];
+    return &rules->guesses[((pc * 5 ^ sp >> 4) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_INNER_GUESS_BITS)];
 }
 
 /* The pc of the frame that the stack address lies in, at most 64 frames out. 0: none. */
@@ -231,45 +241,51 @@ static MT_ALWAYS_INLINE uintptr_t mt_inner_differ(uintptr_t sp, const struct mt_
     return differs;
 }
 
+/* inner.c: the same where distances matter. */
+bool mt_inner_distances_hold(const struct mt_inner_chain *chain, const struct mt_registers *registers);
+
 static MT_ALWAYS_INLINE bool mt_inner_chain_holds(
     const struct mt_inner_chain *chain, const struct mt_stack_range *range, const struct mt_registers *registers)
 {
-    if (chain->pc != registers->pc || chain->sp != registers->sp)
+    uintptr_t sp = registers->sp;
+
+    if (chain->pc != registers->pc || MT_UNLIKELY(sp < range->low || sp + chain->span_bytes > range->high))
         return false;
 #if !defined(MT_UNWINDER_GENERIC) /* which makes no chains */
-    if (MT_UNLIKELY(chain->bp_matters && chain->bp != registers->bp))
-        return false;
+    if (MT_UNLIKELY(chain->distances || chain->bp_matters))
+        return mt_inner_distances_hold(chain, registers);
 #endif
-    if (MT_UNLIKELY(chain->sp < range->low || chain->sp + chain->span_bytes > range->high))
-        return false;
-    if (mt_inner_differ(chain->sp, &chain->words[0]))
-        return false;
+    if (mt_inner_differ(sp, &chain->words[0]))
+        return chain->groups == 0;
     for (unsigned i = 1; MT_UNLIKELY(i < chain->groups); i++)
-        if (mt_inner_differ(chain->sp, &chain->words[i]))
+        if (mt_inner_differ(sp, &chain->words[i]))
             return false;
     return true;
 }
 
-/* The chain of the inner stack that a walk from here would find, by what mt_inner_chains_at() gives; NULL: it must be made. */
-static MT_ALWAYS_INLINE const struct mt_inner_chain *mt_stack_inner(const struct mt_stack *stack, const struct mt_stack_thread *thread,
-    const struct mt_inner_rules *rules, const struct mt_inner_chain *chain, const struct mt_registers *registers)
+#define MT_INNER_NONE UINT32_MAX
+
+/* The number of the inner stack that a walk from here would find, guessed (by what mt_inner_guess_at() gives) and verified; MT_INNER_NONE: it must be walked. */
+static MT_ALWAYS_INLINE uint32_t mt_stack_inner(const struct mt_stack *stack, const struct mt_stack_thread *thread,
+    const struct mt_inner_rules *rules, const struct mt_inner_guess *guess, const struct mt_registers *registers)
 {
     const struct mt_stack_range *range = &thread->ranges[0];
 
     if (MT_UNLIKELY(range->generation != mt_load_relaxed(&stack->unmap_generation) ||
                     rules->generation != mt_load_relaxed(&stack->rule_generation) + 1))
-        return NULL;
-    if (MT_LIKELY(mt_inner_chain_holds(chain, range, registers)))
-        return chain;
-    return mt_inner_chain_holds(++chain, range, registers) ? chain : NULL;
+        return MT_INNER_NONE;
+    if (MT_LIKELY(mt_inner_chain_holds(&rules->chains[guess->first], range, registers)))
+        return guess->first;
+    return mt_inner_chain_holds(&rules->chains[guess->second], range, registers) ? guess->second : MT_INNER_NONE;
 }
 
 /*
  * Walks up to the first frame with a pc in one of the ranges (the last one is empty). Returns how many frames there are, in rules->frames; 0: there is none so near, or a
- * frame on the way is not a plain one. *ret_chain: the chain that mt_stack_inner() will find; NULL: it is too long for one.
+ * frame on the way is not a plain one. *ret_number: what mt_stack_inner() will give, or MT_INNER_CHAINS, where the stack is too long for a chain. *ret_is_new: the
+ * number was another stack's, or none's, before.
  */
 uint32_t mt_stack_walk_inner(struct mt_stack *stack, struct mt_stack_thread *thread, const struct mt_registers *registers,
-    const struct mt_code_range *ranges, struct mt_inner_rules *rules, const struct mt_inner_chain **ret_chain);
+    const struct mt_code_range *ranges, struct mt_inner_rules *rules, uint32_t *ret_number, bool *ret_is_new);
 
 /* The chains are made anew: what was known of them elsewhere is not any more. Also called where there is a new range. */
 static inline void mt_inner_forget(struct mt_inner_rules *rules)

@@ -146,6 +146,24 @@ class Python(harness.Case):
                 self.assertEqual(blocks, {True: 300, False: 600})
 
     @each_python
+    def test_native_part_of_objects(self, python, version):
+        """What lies between an object and its Python line is told for each block, whatever was there before: more different stacks than are known at a
+        time, frames found by the frame pointer, the same stack at other addresses."""
+        script = f"{FOLDER}/inner.py"
+        result = self.trace(python, script, env={**OBJECTS, "INNER_LIBRARY": f"{harness.TARGETS}/inner.so", "MEMTRACE_SITES": "1000000"})
+        self.assertComplete(result)
+        found = {}
+        for r in result.query("SELECT stack, allocated_blocks AS blocks FROM top_allocators WHERE file = ? AND line = ? AND heap = 'python' "
+                              "AND allocated_bytes >= 5000 * allocated_blocks", script, marked_lines(script)["MAKES"]):
+            names = tuple(re.findall(r"(?:plain|roomy)_\d|make", r["stack"].split("at_depth;")[0]))
+            found[names] = found.get(names, 0) + r["blocks"]
+        functions = [f"{kind}_{n}" for n in range(6) for kind in ("plain", "roomy")]
+        expected = {(functions[path // 144], functions[path // 12 % 12], functions[path % 12], "make"):
+                    4 + (4 * len(range(path, 12 ** 3, 7)) if path < 7 else 0) for path in range(12 ** 3)}
+        self.assertEqual({k: v for k, v in found.items() if expected.get(k) != v}, {})
+        self.assertEqual(len(found), len(expected))
+
+    @each_python
     def test_greenlets(self, python, version):
         """Stacks that are swapped under the interpreter: lines are right, no frame of one greenlet is in another's stack, and each native stack is what
         libunwind makes of it."""

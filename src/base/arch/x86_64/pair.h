@@ -12,7 +12,7 @@
 
 static inline __attribute__((always_inline)) bool mt_arch_pair_equal(const uint64_t *words, const uint64_t *to)
 {
-    __m128i equal = _mm_cmpeq_epi32(_mm_loadu_si128((const __m128i *)(const void *)words), _mm_load_si128((const __m128i *)(const void *)to));
+    __m128i equal = _mm_cmpeq_epi32(_mm_loadu_si128((const __m128i *)(const void *)words), _mm_loadu_si128((const __m128i *)(const void *)to));
 
     return _mm_movemask_epi8(equal) == 0xffff;
 }
