@@ -15,9 +15,43 @@ enum { FIRST_BITS = 6, FIRST_ENTRIES = MT_BLOCKS_UNIT, DOUBLED_ENTRIES = 32 };
 #define SIZE_LIMIT UINT32_MAX
 #define YOUNG ((size_t)1 << MT_BLOCKS_YOUNG_BITS)
 
+static size_t array_bytes(uint32_t capacity)
+{
+    return capacity * sizeof(struct mt_block_entry);
+}
+
+static void array_free(struct mt_blocks *blocks, const struct mt_block_page *page)
+{
+    mt_slab_give(&blocks->slab, mt_blocks_entries(page), array_bytes(mt_blocks_capacity(page)));
+}
+
+/* A large table is touched in no order: in huge pages. */
+static struct mt_block_page *pages_make(size_t count)
+{
+    size_t bytes = count * sizeof(struct mt_block_page);
+    void *pages;
+
+    if (bytes < MT_PAGES_HUGE_BYTES)
+        return calloc(1, bytes);
+    pages = mt_pages_aligned(bytes);
+    if (pages)
+        mt_pages_advise_huge(pages, bytes, true);
+    return pages;
+}
+
+static void pages_free(struct mt_block_page *pages, size_t count)
+{
+    size_t bytes = count * sizeof(*pages);
+
+    if (bytes < MT_PAGES_HUGE_BYTES)
+        free(pages);
+    else
+        mt_pages_free(pages, bytes);
+}
+
 int mt_blocks_init(struct mt_blocks *blocks)
 {
-    struct mt_block_page *pages = calloc((size_t)1 << FIRST_BITS, sizeof(*pages));
+    struct mt_block_page *pages = pages_make((size_t)1 << FIRST_BITS);
 
     if (!pages)
         return -ENOMEM;
@@ -31,8 +65,11 @@ int mt_blocks_init(struct mt_blocks *blocks)
 void mt_blocks_finish(struct mt_blocks *blocks)
 {
     for (size_t i = 0; blocks->pages && i <= blocks->page_mask; i++)
-        free(mt_blocks_entries(&blocks->pages[i]));
-    free(blocks->pages);
+        if (array_bytes(mt_blocks_capacity(&blocks->pages[i])) > MT_SLAB_ITEM_MAX)
+            array_free(blocks, &blocks->pages[i]);
+    mt_slab_finish(&blocks->slab);
+    if (blocks->pages)
+        pages_free(blocks->pages, blocks->page_mask + 1);
     free(blocks->large);
     free(blocks->young);
     *blocks = (struct mt_blocks){0};
@@ -109,17 +146,17 @@ static int pages_anew(struct mt_blocks *blocks)
         bits++;
     fresh.page_mask = ((size_t)1 << bits) - 1;
     fresh.page_shift = (unsigned)(64 - bits);
-    fresh.pages = calloc(fresh.page_mask + 1, sizeof(*fresh.pages));
+    fresh.pages = pages_make(fresh.page_mask + 1);
     if (!fresh.pages)
         return -ENOMEM;
     for (size_t i = 0; i <= blocks->page_mask; i++) {
         if (count_of(&blocks->pages[i]))
             *mt_blocks_page(&fresh, number_of(&blocks->pages[i])) = blocks->pages[i];
         else
-            free(mt_blocks_entries(&blocks->pages[i]));
+            array_free(&fresh, &blocks->pages[i]);
     }
     fresh.page_count = used;
-    free(blocks->pages);
+    pages_free(blocks->pages, blocks->page_mask + 1);
     *blocks = fresh;
     return 0;
 }
@@ -141,19 +178,22 @@ static MT_ALWAYS_INLINE uint32_t probe(const struct mt_block_entry *entries, uin
     return i;
 }
 
-static MT_NOINLINE int resize(struct mt_block_page *page, uint32_t capacity)
+static MT_NOINLINE int resize(struct mt_blocks *blocks, struct mt_block_page *page, uint32_t capacity)
 {
-    struct mt_block_entry *old = mt_blocks_entries(page), *fresh = calloc(capacity, sizeof(*fresh));
+    struct mt_block_entry *old = mt_blocks_entries(page), *fresh = mt_slab_take(&blocks->slab, array_bytes(capacity));
 
     if (!fresh)
         return -ENOMEM;
+    for (uint32_t i = 0; i < mt_blocks_capacity(page); i += 4)
+        mt_prefetch(old + i);
+    memset(fresh, 0, array_bytes(capacity));
     for (uint32_t i = 0, left = count_of(page); left; i++) {
         if (!old[i].place)
             continue;
         fresh[probe(fresh, capacity, old[i].place - 1u)] = old[i];
         left--;
     }
-    free(old);
+    array_free(blocks, page);
     page->key = number_of(page) << MT_BLOCKS_UNITS_BITS | capacity / MT_BLOCKS_UNIT;
     page->array = (uint64_t)(uintptr_t)fresh << MT_BLOCKS_COUNT_BITS | count_of(page);
     return 0;
@@ -170,13 +210,13 @@ static uint32_t next_capacity(uint32_t capacity)
 }
 
 /* Has few entries for its array. Without memory it stays large. */
-static MT_NOINLINE void shrink(struct mt_block_page *page)
+static MT_NOINLINE void shrink(struct mt_blocks *blocks, struct mt_block_page *page)
 {
     uint32_t capacity = FIRST_ENTRIES;
 
     while (capacity < count_of(page) * 2)
         capacity = next_capacity(capacity);
-    resize(page, capacity);
+    resize(blocks, page, capacity);
 }
 
 static MT_ALWAYS_INLINE bool has_room(uint32_t count, uint32_t capacity)
@@ -213,7 +253,7 @@ static MT_NOINLINE struct mt_block_page *page_make(struct mt_blocks *blocks, uin
     page->key = number << MT_BLOCKS_UNITS_BITS;
     blocks->page_count++;
     blocks->elders[blocks->next_elder++ % MT_BLOCKS_ELDERS] = number;
-    resize(page, capacity); /* without memory it has no entries yet */
+    resize(blocks, page, capacity); /* without memory it has no entries yet */
     return page;
 }
 
@@ -244,7 +284,7 @@ bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_
     page->array--;
     blocks->count--;
     if (MT_UNLIKELY(count_of(page) * 6 < capacity && capacity > FIRST_ENTRIES * 2))
-        shrink(page);
+        shrink(blocks, page);
     return true;
 }
 
@@ -261,7 +301,7 @@ int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block,
             return -ENOMEM;
     }
     if (MT_UNLIKELY(!has_room(count_of(page) + 1, mt_blocks_capacity(page)))) {
-        if (resize(page, next_capacity(mt_blocks_capacity(page))) < 0 && count_of(page) + 1 >= mt_blocks_capacity(page))
+        if (resize(blocks, page, next_capacity(mt_blocks_capacity(page))) < 0 && count_of(page) + 1 >= mt_blocks_capacity(page))
             return -ENOMEM;
     }
     if (MT_UNLIKELY(size == SIZE_LIMIT) && large_put(blocks, block->address, block->size) < 0)

@@ -7,7 +7,8 @@
  * probing, with no tombstones. A sequence of blocks is then a walk through the array.
  *
  * 16 bytes an entry, arrays between a sixth and seven eighths full, but for new ones, which have room for as many as there are in the pages that
- * were made a while ago. A page without blocks may stay in the table until that is made anew.
+ * were made a while ago. A page without blocks may stay in the table until that is made anew. The arrays are in a slab, which like the table of
+ * pages is in huge pages once it is large (slab.h): a free in no order costs a line or two of memory in each, which are asked for many events before.
  *
  * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
  * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves
@@ -23,6 +24,7 @@
 #include <stdint.h>
 
 #include "base/base.h"
+#include "live/slab.h"
 
 #define MT_BLOCKS_SITE_MAX (UINT32_C(1) << 24)
 #define MT_BLOCKS_ITERATION_MAX UINT16_MAX
@@ -66,6 +68,7 @@ struct mt_blocks {
     size_t page_mask, page_count; /* slots in use, those of pages without blocks included */
     unsigned page_shift;
     size_t count; /* blocks */
+    struct mt_slab slab; /* the pages' arrays */
     uint64_t elders[MT_BLOCKS_ELDERS]; /* numbers of the pages made last, cyclically */
     unsigned next_elder;
     struct mt_large_block *large;
@@ -135,7 +138,7 @@ static MT_ALWAYS_INLINE uint32_t mt_blocks_home(uint32_t capacity, uint64_t addr
     return (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * capacity >> MT_BLOCKS_PAGE_BITS;
 }
 
-/* A block at this address is about to be asked for in the table: first its page, then, when that has come, its entry. */
+/* A block at this address is about to be asked for in the table: first its page; when that has come, the entry where it should be is known. */
 static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
     const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))];
@@ -144,13 +147,19 @@ static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blo
     mt_prefetch(page + 1); /* where its home is another's: in one of four in the next cache line */
 }
 
-static MT_ALWAYS_INLINE void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
+static MT_ALWAYS_INLINE const struct mt_block_entry *mt_blocks_expected(const struct mt_blocks *blocks, uint64_t address)
 {
     const struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
-    uintptr_t entry = (uintptr_t)mt_blocks_entries(page) + mt_blocks_home(mt_blocks_capacity(page), address) * sizeof(struct mt_block_entry);
 
-    mt_prefetch((const void *)entry); /* of an empty slot no address at all, which does no harm */
-    mt_prefetch((const void *)(entry + sizeof(struct mt_block_entry))); /* looked at, too: in one of four in the next cache line */
+    /* of an empty slot, no address at all: not to be looked at */
+    return (const struct mt_block_entry *)((uintptr_t)mt_blocks_entries(page) +
+        mt_blocks_home(mt_blocks_capacity(page), address) * sizeof(struct mt_block_entry));
+}
+
+static MT_ALWAYS_INLINE void mt_blocks_prefetch_entry(const struct mt_block_entry *entry)
+{
+    mt_prefetch(entry); /* no address at all does no harm */
+    mt_prefetch((const void *)((uintptr_t)entry + sizeof(*entry))); /* looked at, too: in one of four in the next cache line */
 }
 
 /* Takes the block at an address out. False: there is none. */
