@@ -1,5 +1,5 @@
 /*
- * Invariants (blocks.h): for every entry, all places from its home to its own, cyclically, are occupied; a page with blocks has an array with at
+ * Invariants (blocks.h): for every entry, all lines from its home to before its own, cyclically, are full; a page with blocks has an array with at
  * least one empty place; the table of pages has at least one empty slot.
  */
 #include "live/blocks.h"
@@ -163,34 +163,85 @@ static int pages_anew(struct mt_blocks *blocks)
 
 /* ---- entries of a page ------------------------------------------------------------------------------------------- */
 
-static MT_ALWAYS_INLINE uint32_t next_place(uint32_t capacity, uint32_t i)
+static MT_ALWAYS_INLINE uint32_t next_line(uint32_t capacity, uint32_t line)
 {
-    return i + 1 < capacity ? i + 1 : 0;
+    return line + MT_BLOCKS_UNIT < capacity ? line + MT_BLOCKS_UNIT : 0;
 }
 
-/* The entry of an address, or the empty one where it belongs. */
+/* Which entries of a line have this place, as bits; 0: the empty ones. Without a branch: where in a line a block is cannot be foretold. */
+static MT_ALWAYS_INLINE unsigned with_place(const struct mt_block_entry *line, uint32_t place)
+{
+    return (unsigned)(line[0].place == place) | (unsigned)(line[1].place == place) << 1 | (unsigned)(line[2].place == place) << 2 |
+           (unsigned)(line[3].place == place) << 3;
+}
+
+/* An empty entry where an address belongs. */
+static MT_ALWAYS_INLINE uint32_t probe_empty(const struct mt_block_entry *entries, uint32_t capacity, uint64_t address)
+{
+    uint32_t line = mt_blocks_home(capacity, address);
+    unsigned found;
+
+    for (;; line = next_line(capacity, line)) {
+        found = with_place(entries + line, 0);
+        if (MT_LIKELY(found))
+            return line + (unsigned)__builtin_ctz(found);
+    }
+}
+
+/* The entry of an address, or an empty one where it belongs. */
 static MT_ALWAYS_INLINE uint32_t probe(const struct mt_block_entry *entries, uint32_t capacity, uint64_t address)
 {
-    uint32_t place = (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1, i = mt_blocks_home(capacity, address);
+    uint32_t place = (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1, line = mt_blocks_home(capacity, address);
+    unsigned found;
 
-    while (entries[i].place != place && entries[i].place != 0)
-        i = next_place(capacity, i);
-    return i;
+    for (;; line = next_line(capacity, line)) {
+        found = with_place(entries + line, place);
+        if (!found)
+            found = with_place(entries + line, 0);
+        if (MT_LIKELY(found))
+            return line + (unsigned)__builtin_ctz(found);
+    }
+}
+
+/* An entry of what was a full line has become empty: one of the lines behind it may belong there, and so on. */
+static MT_NOINLINE void close_hole(struct mt_block_entry *entries, uint32_t capacity, uint32_t hole)
+{
+    uint32_t line = hole - hole % MT_BLOCKS_UNIT, at = line;
+    bool full;
+
+    do {
+        at = next_line(capacity, at);
+        full = !with_place(entries + at, 0);
+        for (uint32_t i = at; i < at + MT_BLOCKS_UNIT; i++) {
+            uint32_t home = mt_blocks_home(capacity, entries[i].place - 1u);
+
+            /* It may move unless its home lies cyclically in (line, at]. */
+            if (!entries[i].place || (at >= home ? at - home : at + capacity - home) < (at >= line ? at - line : at + capacity - line))
+                continue;
+            entries[hole] = entries[i];
+            entries[i].place = 0;
+            hole = i;
+            line = at;
+            break;
+        }
+    } while (full);
 }
 
 static MT_NOINLINE int resize(struct mt_blocks *blocks, struct mt_block_page *page, uint32_t capacity)
 {
-    struct mt_block_entry *old = mt_blocks_entries(page), *fresh = mt_slab_take(&blocks->slab, array_bytes(capacity));
+    struct mt_block_entry *old = mt_blocks_entries(page), *fresh;
 
+    for (uint32_t i = 0; i < mt_blocks_capacity(page); i += MT_BLOCKS_UNIT)
+        mt_prefetch(old + i);
+    mt_slab_expect(old, array_bytes(mt_blocks_capacity(page)));
+    fresh = mt_slab_take(&blocks->slab, array_bytes(capacity));
     if (!fresh)
         return -ENOMEM;
-    for (uint32_t i = 0; i < mt_blocks_capacity(page); i += 4)
-        mt_prefetch(old + i);
     memset(fresh, 0, array_bytes(capacity));
     for (uint32_t i = 0, left = count_of(page); left; i++) {
         if (!old[i].place)
             continue;
-        fresh[probe(fresh, capacity, old[i].place - 1u)] = old[i];
+        fresh[probe_empty(fresh, capacity, old[i].place - 1u)] = old[i];
         left--;
     }
     array_free(blocks, page);
@@ -261,26 +312,19 @@ bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_
 {
     struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
     struct mt_block_entry *entries = mt_blocks_entries(page);
-    uint32_t capacity = mt_blocks_capacity(page), hole, i;
+    uint32_t capacity = mt_blocks_capacity(page), hole;
+    bool full;
 
     if (MT_UNLIKELY(!count_of(page)))
         return false;
-    hole = i = probe(entries, capacity, address);
+    hole = probe(entries, capacity, address);
     if (MT_UNLIKELY(!entries[hole].place))
         return false;
     *ret_block = block_of(blocks, number_of(page), &entries[hole], true);
-    for (;;) {
-        i = next_place(capacity, i);
-        if (MT_LIKELY(!entries[i].place))
-            break;
-        /* It may move into the hole unless its home lies cyclically in (hole, i]. */
-        uint32_t home = mt_blocks_home(capacity, entries[i].place - 1u), from_home = i >= home ? i - home : i + capacity - home;
-        if (from_home >= (i >= hole ? i - hole : i + capacity - hole)) {
-            entries[hole] = entries[i];
-            hole = i;
-        }
-    }
+    full = !with_place(entries + (hole - hole % MT_BLOCKS_UNIT), 0);
     entries[hole].place = 0;
+    if (full)
+        close_hole(entries, capacity, hole);
     page->array--;
     blocks->count--;
     if (MT_UNLIKELY(count_of(page) * 6 < capacity && capacity > FIRST_ENTRIES * 2))

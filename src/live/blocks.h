@@ -3,8 +3,8 @@
  *
  * Two levels, because programs work on neighbouring blocks at a time, and so the table's memory should be touched as theirs is: a hash table
  * of the pages (4 KiB of the target's memory) that have blocks, and for each page an array of entries. Blocks do not overlap, so those
- * of a page are spread over it: a block's home is at that part of the array at which its address is in the page; from there on by linear
- * probing, with no tombstones. A sequence of blocks is then a walk through the array.
+ * of a page are spread over it: a block's home is that cache line of the array at which its address is in the page; where that is full it is in the first
+ * one behind it that is not, with no tombstones. A sequence of blocks is then a walk through the array, and a single one is in one line.
  *
  * 16 bytes an entry, arrays between a sixth and seven eighths full, but for new ones, which have room for as many as there are in the pages that
  * were made a while ago. A page without blocks may stay in the table until that is made anew. The arrays are in a slab, which like the table of
@@ -29,7 +29,7 @@
 #define MT_BLOCKS_SITE_MAX (UINT32_C(1) << 24)
 #define MT_BLOCKS_ITERATION_MAX UINT16_MAX
 #define MT_BLOCKS_PAGE_BITS 12
-#define MT_BLOCKS_UNIT 4 /* entries: capacities are multiples */
+#define MT_BLOCKS_UNIT 4 /* entries, those of a cache line: capacities are multiples */
 #define MT_BLOCKS_UNITS_BITS 11
 #define MT_BLOCKS_COUNT_BITS 16
 
@@ -133,12 +133,15 @@ static MT_ALWAYS_INLINE struct mt_block_page *mt_blocks_page(const struct mt_blo
     return &blocks->pages[i];
 }
 
+/* The first entry of the line that is an address's home. */
 static MT_ALWAYS_INLINE uint32_t mt_blocks_home(uint32_t capacity, uint64_t address)
 {
-    return (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * capacity >> MT_BLOCKS_PAGE_BITS;
+    uint32_t lines = capacity / MT_BLOCKS_UNIT, offset = address & ((1u << MT_BLOCKS_PAGE_BITS) - 1);
+
+    return (offset * lines >> MT_BLOCKS_PAGE_BITS) * MT_BLOCKS_UNIT;
 }
 
-/* A block at this address is about to be asked for in the table: first its page; when that has come, the entry where it should be is known. */
+/* A block at this address is about to be asked for in the table: first its page; when that has come, the line where it should be is known. */
 static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
     const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))];
@@ -147,19 +150,13 @@ static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blo
     mt_prefetch(page + 1); /* where its home is another's: in one of four in the next cache line */
 }
 
-static MT_ALWAYS_INLINE const struct mt_block_entry *mt_blocks_expected(const struct mt_blocks *blocks, uint64_t address)
+static MT_ALWAYS_INLINE const void *mt_blocks_expected(const struct mt_blocks *blocks, uint64_t address)
 {
     const struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
 
-    /* of an empty slot, no address at all: not to be looked at */
-    return (const struct mt_block_entry *)((uintptr_t)mt_blocks_entries(page) +
+    /* of an empty slot, no address at all: to be asked for does no harm */
+    return (const void *)((uintptr_t)mt_blocks_entries(page) +
         mt_blocks_home(mt_blocks_capacity(page), address) * sizeof(struct mt_block_entry));
-}
-
-static MT_ALWAYS_INLINE void mt_blocks_prefetch_entry(const struct mt_block_entry *entry)
-{
-    mt_prefetch(entry); /* no address at all does no harm */
-    mt_prefetch((const void *)((uintptr_t)entry + sizeof(*entry))); /* looked at, too: in one of four in the next cache line */
 }
 
 /* Takes the block at an address out. False: there is none. */
@@ -215,7 +212,7 @@ static MT_ALWAYS_INLINE int mt_blocks_insert(struct mt_blocks *blocks, const str
     return 0;
 }
 
-static_assert(sizeof(struct mt_block_entry) == 16, "four entries a cache line");
+static_assert(sizeof(struct mt_block_entry) * MT_BLOCKS_UNIT == MT_SLAB_UNIT && MT_BLOCKS_UNIT == 4, "four entries a cache line");
 static_assert(sizeof(struct mt_block_page) == 16, "four pages a cache line");
 static_assert(64 - MT_BLOCKS_PAGE_BITS + 1 + MT_BLOCKS_UNITS_BITS <= 64, "a page's number and its capacity fit a word");
 

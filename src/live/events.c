@@ -338,16 +338,16 @@ static void ask_pages(const struct mt_live *live, const struct mt_event *events,
 
 static void ask_blocks(const struct mt_live *live, const struct mt_event *events, size_t from, size_t count)
 {
-    const struct mt_block_entry *entries[GROUP];
+    const void *lines[GROUP];
     size_t n = group(from, count);
 
     for (size_t i = 0; i < n; i++) {
         const struct mt_blocks *blocks = blocks_of(live, &events[from + i]);
 
-        entries[i] = mt_blocks_expected(blocks, table_address(blocks, &events[from + i]));
+        lines[i] = mt_blocks_expected(blocks, table_address(blocks, &events[from + i]));
     }
     for (size_t i = 0; i < n; i++)
-        mt_blocks_prefetch_entry(entries[i]);
+        mt_prefetch(lines[i]);
 }
 
 static MT_ALWAYS_INLINE void ask_site(const struct mt_live *live, const struct mt_event *event)

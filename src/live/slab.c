@@ -55,6 +55,13 @@ static char *items_of(struct region *region, const struct span *span)
     return (char *)region + HEADER_BYTES + (size_t)(span - region->spans) * SPAN_BYTES;
 }
 
+static struct span *span_of(const void *item)
+{
+    struct region *region = region_of(item);
+
+    return &region->spans[((uintptr_t)item - (uintptr_t)region - HEADER_BYTES) / SPAN_BYTES];
+}
+
 /* 1, 2, 3, 4, 6, 8, ... units to 0, 2, 3, 4, 5, 6, ... */
 static unsigned size_index(size_t bytes)
 {
@@ -163,7 +170,6 @@ void *mt_slab_take(struct mt_slab *slab, size_t bytes)
 
 void mt_slab_give(struct mt_slab *slab, void *item, size_t bytes)
 {
-    struct region *region = region_of(item);
     struct mt_slab_link **spans;
     struct span *span;
 
@@ -171,7 +177,7 @@ void mt_slab_give(struct mt_slab *slab, void *item, size_t bytes)
         free(item);
         return;
     }
-    span = &region->spans[((uintptr_t)item - (uintptr_t)region - HEADER_BYTES) / SPAN_BYTES];
+    span = span_of(item);
     spans = &slab->spans[size_index(bytes)];
     *(void **)item = span->given;
     span->given = item;
@@ -180,7 +186,13 @@ void mt_slab_give(struct mt_slab *slab, void *item, size_t bytes)
     if (span->used)
         return;
     link_drop(spans, &span->link);
-    span_is_empty(slab, region, span);
+    span_is_empty(slab, region_of(item), span);
+}
+
+void mt_slab_expect(const void *item, size_t bytes)
+{
+    if (item && bytes <= MT_SLAB_ITEM_MAX)
+        mt_prefetch(span_of(item));
 }
 
 static void regions_free(struct mt_slab_link *region)

@@ -36,6 +36,9 @@ void *mt_slab_take(struct mt_slab *slab, size_t bytes);
 /* `bytes` as they were. Accepts NULL. */
 void mt_slab_give(struct mt_slab *slab, void *item, size_t bytes);
 
+/* An item is about to be given back: what is known about it is asked for. Accepts NULL. */
+void mt_slab_expect(const void *item, size_t bytes);
+
 /* All items of up to MT_SLAB_ITEM_MAX bytes end with it. */
 void mt_slab_finish(struct mt_slab *slab);
 
