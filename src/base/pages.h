@@ -13,10 +13,6 @@
 
 #define MT_PAGES_HUGE_BYTES (1 << 21)
 
-#ifndef MADV_COLLAPSE /* since Linux 6.1; before, such advice is refused */
-#define MADV_COLLAPSE 25
-#endif
-
 /* `old`, of old_bytes bytes, made longer; NULL: there is none yet. What is new is zero. Returns NULL, and changes nothing, if out of memory. */
 static inline void *mt_pages_grow(void *old, size_t old_bytes, size_t bytes)
 {
@@ -55,12 +51,6 @@ static inline void *mt_pages_aligned(size_t bytes)
 static inline void mt_pages_advise_huge(void *pages, size_t bytes, bool huge)
 {
     (void)madvise(pages, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-}
-
-/* What is resident by small pages becomes so by huge ones: copied, at once. */
-static inline void mt_pages_collapse(void *pages, size_t bytes)
-{
-    (void)madvise(pages, bytes, MADV_COLLAPSE);
 }
 
 #endif

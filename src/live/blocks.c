@@ -227,9 +227,17 @@ static MT_NOINLINE void close_hole(struct mt_block_entry *entries, uint32_t capa
     } while (full);
 }
 
+/* MT_BLOCKS_MOVED, if an address's entry is not in its home. */
+static MT_ALWAYS_INLINE uint64_t is_moved(uint32_t capacity, uint32_t at, uint64_t address)
+{
+    return at - mt_blocks_home(capacity, address) < MT_BLOCKS_UNIT ? 0 : MT_BLOCKS_MOVED;
+}
+
 static MT_NOINLINE int resize(struct mt_blocks *blocks, struct mt_block_page *page, uint32_t capacity)
 {
     struct mt_block_entry *old = mt_blocks_entries(page), *fresh;
+    uint64_t moved = 0;
+    uint32_t at;
 
     for (uint32_t i = 0; i < mt_blocks_capacity(page); i += MT_BLOCKS_UNIT)
         mt_prefetch(old + i);
@@ -241,12 +249,14 @@ static MT_NOINLINE int resize(struct mt_blocks *blocks, struct mt_block_page *pa
     for (uint32_t i = 0, left = count_of(page); left; i++) {
         if (!old[i].place)
             continue;
-        fresh[probe_empty(fresh, capacity, old[i].place - 1u)] = old[i];
+        at = probe_empty(fresh, capacity, old[i].place - 1u);
+        fresh[at] = old[i];
+        moved |= is_moved(capacity, at, old[i].place - 1u);
         left--;
     }
     array_free(blocks, page);
     page->key = number_of(page) << MT_BLOCKS_UNITS_BITS | capacity / MT_BLOCKS_UNIT;
-    page->array = (uint64_t)(uintptr_t)fresh << MT_BLOCKS_COUNT_BITS | count_of(page);
+    page->array = (uint64_t)(uintptr_t)fresh << MT_BLOCKS_COUNT_BITS | moved | count_of(page);
     return 0;
 }
 
@@ -321,9 +331,9 @@ bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_
     if (MT_UNLIKELY(!entries[hole].place))
         return false;
     *ret_block = block_of(blocks, number_of(page), &entries[hole], true);
-    full = !with_place(entries + (hole - hole % MT_BLOCKS_UNIT), 0);
+    full = page->array & MT_BLOCKS_MOVED && !with_place(entries + (hole - hole % MT_BLOCKS_UNIT), 0);
     entries[hole].place = 0;
-    if (full)
+    if (MT_UNLIKELY(full))
         close_hole(entries, capacity, hole);
     page->array--;
     blocks->count--;
@@ -338,6 +348,7 @@ int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block,
     uint32_t size = block->size < SIZE_LIMIT ? (uint32_t)block->size : SIZE_LIMIT;
     struct mt_block_page *page = mt_blocks_page(blocks, number);
     struct mt_block_entry *e;
+    uint32_t at;
 
     if (MT_UNLIKELY(!page->key)) {
         page = page_make(blocks, number);
@@ -350,8 +361,9 @@ int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block,
     }
     if (MT_UNLIKELY(size == SIZE_LIMIT) && large_put(blocks, block->address, block->size) < 0)
         return -ENOMEM;
-    e = mt_blocks_entries(page);
-    e += probe(e, mt_blocks_capacity(page), block->address);
+    at = probe(mt_blocks_entries(page), mt_blocks_capacity(page), block->address);
+    page->array |= is_moved(mt_blocks_capacity(page), at, block->address);
+    e = &mt_blocks_entries(page)[at];
     if (MT_UNLIKELY(e->place)) {
         *ret_replaced = block_of(blocks, number, e, true);
         page->array--;

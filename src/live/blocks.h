@@ -32,6 +32,7 @@
 #define MT_BLOCKS_UNIT 4 /* entries, those of a cache line: capacities are multiples */
 #define MT_BLOCKS_UNITS_BITS 11
 #define MT_BLOCKS_COUNT_BITS 16
+#define MT_BLOCKS_MOVED (UINT64_C(1) << MT_BLOCKS_COUNT_BITS) /* an entry is, or was, not in its home; arrays are aligned to lines */
 
 struct mt_block {
     uint64_t address; /* not 0 */
@@ -52,7 +53,7 @@ struct mt_block_entry {
 
 struct mt_block_page {
     uint64_t key;   /* number << MT_BLOCKS_UNITS_BITS | capacity in units; 0: empty slot. The number: address >> MT_BLOCKS_PAGE_BITS, plus one */
-    uint64_t array; /* address of the entries << MT_BLOCKS_COUNT_BITS | how many are in use */
+    uint64_t array; /* address of the entries << MT_BLOCKS_COUNT_BITS | MT_BLOCKS_MOVED | how many are in use */
 };
 
 struct mt_large_block { /* whose size does not fit */
@@ -109,7 +110,7 @@ static inline uint32_t mt_blocks_capacity(const struct mt_block_page *page)
 
 static inline struct mt_block_entry *mt_blocks_entries(const struct mt_block_page *page)
 {
-    return (struct mt_block_entry *)(uintptr_t)(page->array >> MT_BLOCKS_COUNT_BITS); /* user addresses have 48 bits, or fewer */
+    return (struct mt_block_entry *)(uintptr_t)(page->array >> MT_BLOCKS_COUNT_BITS & ~UINT64_C(1)); /* user addresses have 48 bits, or fewer */
 }
 
 /* Multiplicative hashing (Knuth, TAOCP 6.4). */

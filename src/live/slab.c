@@ -72,14 +72,6 @@ static unsigned size_index(size_t bytes)
 
 /* ---- regions ----------------------------------------------------------------------------------------------------- */
 
-static void regions_become_huge(struct mt_slab_link *region)
-{
-    for (; region; region = region->next) {
-        mt_pages_advise_huge(region, MT_PAGES_HUGE_BYTES, true);
-        mt_pages_collapse(region, MT_PAGES_HUGE_BYTES);
-    }
-}
-
 static struct region *region_make(struct mt_slab *slab)
 {
     struct region *region = mt_pages_aligned(MT_PAGES_HUGE_BYTES);
@@ -87,11 +79,7 @@ static struct region *region_make(struct mt_slab *slab)
     if (!region)
         return NULL;
     slab->region_count++;
-    mt_pages_advise_huge(region, MT_PAGES_HUGE_BYTES, slab->region_count >= MT_SLAB_HUGE_FROM);
-    if (slab->region_count == MT_SLAB_HUGE_FROM) {
-        regions_become_huge(slab->open);
-        regions_become_huge(slab->full);
-    }
+    mt_pages_advise_huge(region, MT_PAGES_HUGE_BYTES, false); /* small tables are to stay small */
     link_push(&slab->open, &region->link); /* else it is zero */
     slab->empty_count++;
     return region;

@@ -77,7 +77,7 @@ static void test_items_do_not_touch(void **state)
     free(items);
 }
 
-/* What was full of one size is full of the next, in the same memory; huge pages come with the eighth region. */
+/* What was full of one size is full of the next. */
 static void test_memory_serves_every_size(void **state)
 {
     const size_t bytes = (size_t)12 * MT_PAGES_HUGE_BYTES;
