@@ -124,14 +124,18 @@ static inline struct mt_block *mt_blocks_young(const struct mt_blocks *blocks, u
     return &blocks->young[(address * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_BLOCKS_YOUNG_BITS)];
 }
 
-/* The slot of a page, or the empty one where it belongs. */
+/* The slot of a page, or the empty one where it belongs: first those of its home's cache line, then those of the next ones. */
 static MT_ALWAYS_INLINE struct mt_block_page *mt_blocks_page(const struct mt_blocks *blocks, uint64_t number)
 {
     size_t i = mt_blocks_page_home(blocks, number);
 
-    while (blocks->pages[i].key >> MT_BLOCKS_UNITS_BITS != number && blocks->pages[i].key != 0)
-        i = (i + 1) & blocks->page_mask;
-    return &blocks->pages[i];
+    for (unsigned tried = 1;; tried++) {
+        struct mt_block_page *page = &blocks->pages[i];
+
+        if (MT_LIKELY(page->key >> MT_BLOCKS_UNITS_BITS == number) || page->key == 0)
+            return page;
+        i = tried % MT_BLOCKS_UNIT ? (i & ~(size_t)(MT_BLOCKS_UNIT - 1)) | ((i + 1) & (MT_BLOCKS_UNIT - 1)) : (i + MT_BLOCKS_UNIT) & blocks->page_mask;
+    }
 }
 
 /* The first entry of the line that is an address's home. */
@@ -145,10 +149,7 @@ static MT_ALWAYS_INLINE uint32_t mt_blocks_home(uint32_t capacity, uint64_t addr
 /* A block at this address is about to be asked for in the table: first its page; when that has come, the line where it should be is known. */
 static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
-    const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))];
-
-    mt_prefetch(page);
-    mt_prefetch(page + 1); /* where its home is another's: in one of four in the next cache line */
+    mt_prefetch(&blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))]);
 }
 
 static MT_ALWAYS_INLINE const void *mt_blocks_expected(const struct mt_blocks *blocks, uint64_t address)
