@@ -7,8 +7,8 @@
  * one behind it that is not, with no tombstones. A sequence of blocks is then a walk through the array, and a single one is in one line.
  *
  * 16 bytes an entry, arrays between a sixth and seven eighths full, but for new ones, which have room for as many as there are in the pages that
- * were made a while ago. A page without blocks may stay in the table until that is made anew. The arrays are in a slab, which like the table of
- * pages is in huge pages once it is large (slab.h): a free in no order costs a line or two of memory in each, which are asked for many events before.
+ * were made a while ago. A page without blocks may stay in the table until that is made anew. The arrays are in a slab (slab.h), a large table of
+ * pages is in huge pages. A free in no order costs a line of memory in each of the two, which are asked for many events before.
  *
  * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
  * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves

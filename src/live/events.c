@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 enum {
-    GROUP = 16,             /* events whose blocks are asked for at once, and before the group ahead of them is applied */
+    GROUP = 16, /* events whose blocks are asked for at once, and before the group ahead of them is applied */
     PAGES_AHEAD = 2 * GROUP, /* events between asking for a block's page and using it, at least */
     SITE_AHEAD = 8, /* events between asking for an allocation's site and using it */
     /* Tables up to these sizes are in the processor's caches: asking for what is there costs more than it gains. */
