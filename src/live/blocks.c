@@ -1,5 +1,5 @@
 /*
- * Invariants (blocks.h): for every entry, all places from its home to its own, cyclically, are occupied; a page with blocks has an array with at
+ * Invariants (blocks.h): for every entry, all lines from its home to before its own, cyclically, are full; a page with blocks has an array with at
  * least one empty place; the table of pages has at least one empty slot.
  */
 #include "live/blocks.h"
@@ -15,9 +15,43 @@ enum { FIRST_BITS = 6, FIRST_ENTRIES = MT_BLOCKS_UNIT, DOUBLED_ENTRIES = 32 };
 #define SIZE_LIMIT UINT32_MAX
 #define YOUNG ((size_t)1 << MT_BLOCKS_YOUNG_BITS)
 
+static size_t array_bytes(uint32_t capacity)
+{
+    return capacity * sizeof(struct mt_block_entry);
+}
+
+static void array_free(struct mt_blocks *blocks, const struct mt_block_page *page)
+{
+    mt_slab_give(&blocks->slab, mt_blocks_entries(page), array_bytes(mt_blocks_capacity(page)));
+}
+
+/* A large table is touched in no order: in huge pages. */
+static struct mt_block_page *pages_make(size_t count)
+{
+    size_t bytes = count * sizeof(struct mt_block_page);
+    void *pages;
+
+    if (bytes < MT_PAGES_HUGE_BYTES)
+        return calloc(1, bytes);
+    pages = mt_pages_aligned(bytes);
+    if (pages)
+        mt_pages_advise_huge(pages, bytes, true);
+    return pages;
+}
+
+static void pages_free(struct mt_block_page *pages, size_t count)
+{
+    size_t bytes = count * sizeof(*pages);
+
+    if (bytes < MT_PAGES_HUGE_BYTES)
+        free(pages);
+    else
+        mt_pages_free(pages, bytes);
+}
+
 int mt_blocks_init(struct mt_blocks *blocks)
 {
-    struct mt_block_page *pages = calloc((size_t)1 << FIRST_BITS, sizeof(*pages));
+    struct mt_block_page *pages = pages_make((size_t)1 << FIRST_BITS);
 
     if (!pages)
         return -ENOMEM;
@@ -31,8 +65,11 @@ int mt_blocks_init(struct mt_blocks *blocks)
 void mt_blocks_finish(struct mt_blocks *blocks)
 {
     for (size_t i = 0; blocks->pages && i <= blocks->page_mask; i++)
-        free(mt_blocks_entries(&blocks->pages[i]));
-    free(blocks->pages);
+        if (array_bytes(mt_blocks_capacity(&blocks->pages[i])) > MT_SLAB_ITEM_MAX)
+            array_free(blocks, &blocks->pages[i]);
+    mt_slab_finish(&blocks->slab);
+    if (blocks->pages)
+        pages_free(blocks->pages, blocks->page_mask + 1);
     free(blocks->large);
     free(blocks->young);
     *blocks = (struct mt_blocks){0};
@@ -109,53 +146,117 @@ static int pages_anew(struct mt_blocks *blocks)
         bits++;
     fresh.page_mask = ((size_t)1 << bits) - 1;
     fresh.page_shift = (unsigned)(64 - bits);
-    fresh.pages = calloc(fresh.page_mask + 1, sizeof(*fresh.pages));
+    fresh.pages = pages_make(fresh.page_mask + 1);
     if (!fresh.pages)
         return -ENOMEM;
     for (size_t i = 0; i <= blocks->page_mask; i++) {
         if (count_of(&blocks->pages[i]))
             *mt_blocks_page(&fresh, number_of(&blocks->pages[i])) = blocks->pages[i];
         else
-            free(mt_blocks_entries(&blocks->pages[i]));
+            array_free(&fresh, &blocks->pages[i]);
     }
     fresh.page_count = used;
-    free(blocks->pages);
+    pages_free(blocks->pages, blocks->page_mask + 1);
     *blocks = fresh;
     return 0;
 }
 
 /* ---- entries of a page ------------------------------------------------------------------------------------------- */
 
-static MT_ALWAYS_INLINE uint32_t next_place(uint32_t capacity, uint32_t i)
+static MT_ALWAYS_INLINE uint32_t next_line(uint32_t capacity, uint32_t line)
 {
-    return i + 1 < capacity ? i + 1 : 0;
+    return line + MT_BLOCKS_UNIT < capacity ? line + MT_BLOCKS_UNIT : 0;
 }
 
-/* The entry of an address, or the empty one where it belongs. */
+/* Which entries of a line have this place, as bits; 0: the empty ones. Without a branch: where in a line a block is cannot be foretold. */
+static MT_ALWAYS_INLINE unsigned with_place(const struct mt_block_entry *line, uint32_t place)
+{
+    return (unsigned)(line[0].place == place) | (unsigned)(line[1].place == place) << 1 | (unsigned)(line[2].place == place) << 2 |
+           (unsigned)(line[3].place == place) << 3;
+}
+
+/* An empty entry where an address belongs. */
+static MT_ALWAYS_INLINE uint32_t probe_empty(const struct mt_block_entry *entries, uint32_t capacity, uint64_t address)
+{
+    uint32_t line = mt_blocks_home(capacity, address);
+    unsigned found;
+
+    for (;; line = next_line(capacity, line)) {
+        found = with_place(entries + line, 0);
+        if (MT_LIKELY(found))
+            return line + (unsigned)__builtin_ctz(found);
+    }
+}
+
+/* The entry of an address, or an empty one where it belongs. */
 static MT_ALWAYS_INLINE uint32_t probe(const struct mt_block_entry *entries, uint32_t capacity, uint64_t address)
 {
-    uint32_t place = (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1, i = mt_blocks_home(capacity, address);
+    uint32_t place = (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) + 1, line = mt_blocks_home(capacity, address);
+    unsigned found;
 
-    while (entries[i].place != place && entries[i].place != 0)
-        i = next_place(capacity, i);
-    return i;
+    for (;; line = next_line(capacity, line)) {
+        found = with_place(entries + line, place);
+        if (!found)
+            found = with_place(entries + line, 0);
+        if (MT_LIKELY(found))
+            return line + (unsigned)__builtin_ctz(found);
+    }
 }
 
-static MT_NOINLINE int resize(struct mt_block_page *page, uint32_t capacity)
+/* An entry of what was a full line has become empty: one of the lines behind it may belong there, and so on. */
+static MT_NOINLINE void close_hole(struct mt_block_entry *entries, uint32_t capacity, uint32_t hole)
 {
-    struct mt_block_entry *old = mt_blocks_entries(page), *fresh = calloc(capacity, sizeof(*fresh));
+    uint32_t line = hole - hole % MT_BLOCKS_UNIT, at = line;
+    bool full;
 
+    do {
+        at = next_line(capacity, at);
+        full = !with_place(entries + at, 0);
+        for (uint32_t i = at; i < at + MT_BLOCKS_UNIT; i++) {
+            uint32_t home = mt_blocks_home(capacity, entries[i].place - 1u);
+
+            /* It may move unless its home lies cyclically in (line, at]. */
+            if (!entries[i].place || (at >= home ? at - home : at + capacity - home) < (at >= line ? at - line : at + capacity - line))
+                continue;
+            entries[hole] = entries[i];
+            entries[i].place = 0;
+            hole = i;
+            line = at;
+            break;
+        }
+    } while (full);
+}
+
+/* MT_BLOCKS_MOVED, if an address's entry is not in its home. */
+static MT_ALWAYS_INLINE uint64_t is_moved(uint32_t capacity, uint32_t at, uint64_t address)
+{
+    return at - mt_blocks_home(capacity, address) < MT_BLOCKS_UNIT ? 0 : MT_BLOCKS_MOVED;
+}
+
+static MT_NOINLINE int resize(struct mt_blocks *blocks, struct mt_block_page *page, uint32_t capacity)
+{
+    struct mt_block_entry *old = mt_blocks_entries(page), *fresh;
+    uint64_t moved = 0;
+    uint32_t at;
+
+    for (uint32_t i = 0; i < mt_blocks_capacity(page); i += MT_BLOCKS_UNIT)
+        mt_prefetch(old + i);
+    mt_slab_expect(old, array_bytes(mt_blocks_capacity(page)));
+    fresh = mt_slab_take(&blocks->slab, array_bytes(capacity));
     if (!fresh)
         return -ENOMEM;
+    memset(fresh, 0, array_bytes(capacity));
     for (uint32_t i = 0, left = count_of(page); left; i++) {
         if (!old[i].place)
             continue;
-        fresh[probe(fresh, capacity, old[i].place - 1u)] = old[i];
+        at = probe_empty(fresh, capacity, old[i].place - 1u);
+        fresh[at] = old[i];
+        moved |= is_moved(capacity, at, old[i].place - 1u);
         left--;
     }
-    free(old);
+    array_free(blocks, page);
     page->key = number_of(page) << MT_BLOCKS_UNITS_BITS | capacity / MT_BLOCKS_UNIT;
-    page->array = (uint64_t)(uintptr_t)fresh << MT_BLOCKS_COUNT_BITS | count_of(page);
+    page->array = (uint64_t)(uintptr_t)fresh << MT_BLOCKS_COUNT_BITS | moved | count_of(page);
     return 0;
 }
 
@@ -170,13 +271,13 @@ static uint32_t next_capacity(uint32_t capacity)
 }
 
 /* Has few entries for its array. Without memory it stays large. */
-static MT_NOINLINE void shrink(struct mt_block_page *page)
+static MT_NOINLINE void shrink(struct mt_blocks *blocks, struct mt_block_page *page)
 {
     uint32_t capacity = FIRST_ENTRIES;
 
     while (capacity < count_of(page) * 2)
         capacity = next_capacity(capacity);
-    resize(page, capacity);
+    resize(blocks, page, capacity);
 }
 
 static MT_ALWAYS_INLINE bool has_room(uint32_t count, uint32_t capacity)
@@ -213,7 +314,7 @@ static MT_NOINLINE struct mt_block_page *page_make(struct mt_blocks *blocks, uin
     page->key = number << MT_BLOCKS_UNITS_BITS;
     blocks->page_count++;
     blocks->elders[blocks->next_elder++ % MT_BLOCKS_ELDERS] = number;
-    resize(page, capacity); /* without memory it has no entries yet */
+    resize(blocks, page, capacity); /* without memory it has no entries yet */
     return page;
 }
 
@@ -221,30 +322,23 @@ bool mt_blocks_remove_old(struct mt_blocks *blocks, uint64_t address, struct mt_
 {
     struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
     struct mt_block_entry *entries = mt_blocks_entries(page);
-    uint32_t capacity = mt_blocks_capacity(page), hole, i;
+    uint32_t capacity = mt_blocks_capacity(page), hole;
+    bool full;
 
     if (MT_UNLIKELY(!count_of(page)))
         return false;
-    hole = i = probe(entries, capacity, address);
+    hole = probe(entries, capacity, address);
     if (MT_UNLIKELY(!entries[hole].place))
         return false;
     *ret_block = block_of(blocks, number_of(page), &entries[hole], true);
-    for (;;) {
-        i = next_place(capacity, i);
-        if (MT_LIKELY(!entries[i].place))
-            break;
-        /* It may move into the hole unless its home lies cyclically in (hole, i]. */
-        uint32_t home = mt_blocks_home(capacity, entries[i].place - 1u), from_home = i >= home ? i - home : i + capacity - home;
-        if (from_home >= (i >= hole ? i - hole : i + capacity - hole)) {
-            entries[hole] = entries[i];
-            hole = i;
-        }
-    }
+    full = page->array & MT_BLOCKS_MOVED && !with_place(entries + (hole - hole % MT_BLOCKS_UNIT), 0);
     entries[hole].place = 0;
+    if (MT_UNLIKELY(full))
+        close_hole(entries, capacity, hole);
     page->array--;
     blocks->count--;
     if (MT_UNLIKELY(count_of(page) * 6 < capacity && capacity > FIRST_ENTRIES * 2))
-        shrink(page);
+        shrink(blocks, page);
     return true;
 }
 
@@ -254,6 +348,7 @@ int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block,
     uint32_t size = block->size < SIZE_LIMIT ? (uint32_t)block->size : SIZE_LIMIT;
     struct mt_block_page *page = mt_blocks_page(blocks, number);
     struct mt_block_entry *e;
+    uint32_t at;
 
     if (MT_UNLIKELY(!page->key)) {
         page = page_make(blocks, number);
@@ -261,13 +356,14 @@ int mt_blocks_insert_old(struct mt_blocks *blocks, const struct mt_block *block,
             return -ENOMEM;
     }
     if (MT_UNLIKELY(!has_room(count_of(page) + 1, mt_blocks_capacity(page)))) {
-        if (resize(page, next_capacity(mt_blocks_capacity(page))) < 0 && count_of(page) + 1 >= mt_blocks_capacity(page))
+        if (resize(blocks, page, next_capacity(mt_blocks_capacity(page))) < 0 && count_of(page) + 1 >= mt_blocks_capacity(page))
             return -ENOMEM;
     }
     if (MT_UNLIKELY(size == SIZE_LIMIT) && large_put(blocks, block->address, block->size) < 0)
         return -ENOMEM;
-    e = mt_blocks_entries(page);
-    e += probe(e, mt_blocks_capacity(page), block->address);
+    at = probe(mt_blocks_entries(page), mt_blocks_capacity(page), block->address);
+    page->array |= is_moved(mt_blocks_capacity(page), at, block->address);
+    e = &mt_blocks_entries(page)[at];
     if (MT_UNLIKELY(e->place)) {
         *ret_replaced = block_of(blocks, number, e, true);
         page->array--;

@@ -3,11 +3,12 @@
  *
  * Two levels, because programs work on neighbouring blocks at a time, and so the table's memory should be touched as theirs is: a hash table
  * of the pages (4 KiB of the target's memory) that have blocks, and for each page an array of entries. Blocks do not overlap, so those
- * of a page are spread over it: a block's home is at that part of the array at which its address is in the page; from there on by linear
- * probing, with no tombstones. A sequence of blocks is then a walk through the array.
+ * of a page are spread over it: a block's home is that cache line of the array at which its address is in the page; where that is full it is in the first
+ * one behind it that is not, with no tombstones. A sequence of blocks is then a walk through the array, and a single one is in one line.
  *
  * 16 bytes an entry, arrays between a sixth and seven eighths full, but for new ones, which have room for as many as there are in the pages that
- * were made a while ago. A page without blocks may stay in the table until that is made anew.
+ * were made a while ago. A page without blocks may stay in the table until that is made anew. The arrays are in a slab (slab.h), a large table of
+ * pages is in huge pages. A free in no order costs a line of memory in each of the two, which are asked for many events before.
  *
  * In front of it is a small array for the youngest blocks: most die young, and never see the table. A block is in one of the two. That another block
  * with its address is still in the table is only found when it goes there: where frees may have been missed, mt_blocks_distrust() leaves
@@ -23,13 +24,15 @@
 #include <stdint.h>
 
 #include "base/base.h"
+#include "live/slab.h"
 
 #define MT_BLOCKS_SITE_MAX (UINT32_C(1) << 24)
 #define MT_BLOCKS_ITERATION_MAX UINT16_MAX
 #define MT_BLOCKS_PAGE_BITS 12
-#define MT_BLOCKS_UNIT 4 /* entries: capacities are multiples */
+#define MT_BLOCKS_UNIT 4 /* entries, those of a cache line: capacities are multiples */
 #define MT_BLOCKS_UNITS_BITS 11
 #define MT_BLOCKS_COUNT_BITS 16
+#define MT_BLOCKS_MOVED (UINT64_C(1) << MT_BLOCKS_COUNT_BITS) /* an entry is, or was, not in its home; arrays are aligned to lines */
 
 struct mt_block {
     uint64_t address; /* not 0 */
@@ -50,7 +53,7 @@ struct mt_block_entry {
 
 struct mt_block_page {
     uint64_t key;   /* number << MT_BLOCKS_UNITS_BITS | capacity in units; 0: empty slot. The number: address >> MT_BLOCKS_PAGE_BITS, plus one */
-    uint64_t array; /* address of the entries << MT_BLOCKS_COUNT_BITS | how many are in use */
+    uint64_t array; /* address of the entries << MT_BLOCKS_COUNT_BITS | MT_BLOCKS_MOVED | how many are in use */
 };
 
 struct mt_large_block { /* whose size does not fit */
@@ -66,6 +69,7 @@ struct mt_blocks {
     size_t page_mask, page_count; /* slots in use, those of pages without blocks included */
     unsigned page_shift;
     size_t count; /* blocks */
+    struct mt_slab slab; /* the pages' arrays */
     uint64_t elders[MT_BLOCKS_ELDERS]; /* numbers of the pages made last, cyclically */
     unsigned next_elder;
     struct mt_large_block *large;
@@ -106,7 +110,7 @@ static inline uint32_t mt_blocks_capacity(const struct mt_block_page *page)
 
 static inline struct mt_block_entry *mt_blocks_entries(const struct mt_block_page *page)
 {
-    return (struct mt_block_entry *)(uintptr_t)(page->array >> MT_BLOCKS_COUNT_BITS); /* user addresses have 48 bits, or fewer */
+    return (struct mt_block_entry *)(uintptr_t)(page->array >> MT_BLOCKS_COUNT_BITS & ~UINT64_C(1)); /* user addresses have 48 bits, or fewer */
 }
 
 /* Multiplicative hashing (Knuth, TAOCP 6.4). */
@@ -120,37 +124,41 @@ static inline struct mt_block *mt_blocks_young(const struct mt_blocks *blocks, u
     return &blocks->young[(address * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MT_BLOCKS_YOUNG_BITS)];
 }
 
-/* The slot of a page, or the empty one where it belongs. */
+/* The slot of a page, or the empty one where it belongs: first those of its home's cache line, then those of the next ones. */
 static MT_ALWAYS_INLINE struct mt_block_page *mt_blocks_page(const struct mt_blocks *blocks, uint64_t number)
 {
     size_t i = mt_blocks_page_home(blocks, number);
 
-    while (blocks->pages[i].key >> MT_BLOCKS_UNITS_BITS != number && blocks->pages[i].key != 0)
-        i = (i + 1) & blocks->page_mask;
-    return &blocks->pages[i];
+    for (unsigned tried = 1;; tried++) {
+        struct mt_block_page *page = &blocks->pages[i];
+
+        if (MT_LIKELY(page->key >> MT_BLOCKS_UNITS_BITS == number) || page->key == 0)
+            return page;
+        i = tried % MT_BLOCKS_UNIT ? (i & ~(size_t)(MT_BLOCKS_UNIT - 1)) | ((i + 1) & (MT_BLOCKS_UNIT - 1)) : (i + MT_BLOCKS_UNIT) & blocks->page_mask;
+    }
 }
 
+/* The first entry of the line that is an address's home. */
 static MT_ALWAYS_INLINE uint32_t mt_blocks_home(uint32_t capacity, uint64_t address)
 {
-    return (uint32_t)(address & ((1u << MT_BLOCKS_PAGE_BITS) - 1)) * capacity >> MT_BLOCKS_PAGE_BITS;
+    uint32_t lines = capacity / MT_BLOCKS_UNIT, offset = address & ((1u << MT_BLOCKS_PAGE_BITS) - 1);
+
+    return (offset * lines >> MT_BLOCKS_PAGE_BITS) * MT_BLOCKS_UNIT;
 }
 
-/* A block at this address is about to be asked for in the table: first its page, then, when that has come, its entry. */
+/* A block at this address is about to be asked for in the table: first its page; when that has come, the line where it should be is known. */
 static MT_ALWAYS_INLINE void mt_blocks_prefetch_page(const struct mt_blocks *blocks, uint64_t address)
 {
-    const struct mt_block_page *page = &blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))];
-
-    mt_prefetch(page);
-    mt_prefetch(page + 1); /* where its home is another's: in one of four in the next cache line */
+    mt_prefetch(&blocks->pages[mt_blocks_page_home(blocks, mt_blocks_number(address))]);
 }
 
-static MT_ALWAYS_INLINE void mt_blocks_prefetch(const struct mt_blocks *blocks, uint64_t address)
+static MT_ALWAYS_INLINE const void *mt_blocks_expected(const struct mt_blocks *blocks, uint64_t address)
 {
     const struct mt_block_page *page = mt_blocks_page(blocks, mt_blocks_number(address));
-    uintptr_t entry = (uintptr_t)mt_blocks_entries(page) + mt_blocks_home(mt_blocks_capacity(page), address) * sizeof(struct mt_block_entry);
 
-    mt_prefetch((const void *)entry); /* of an empty slot no address at all, which does no harm */
-    mt_prefetch((const void *)(entry + sizeof(struct mt_block_entry))); /* looked at, too: in one of four in the next cache line */
+    /* of an empty slot, no address at all: to be asked for does no harm */
+    return (const void *)((uintptr_t)mt_blocks_entries(page) +
+        mt_blocks_home(mt_blocks_capacity(page), address) * sizeof(struct mt_block_entry));
 }
 
 /* Takes the block at an address out. False: there is none. */
@@ -206,7 +214,7 @@ static MT_ALWAYS_INLINE int mt_blocks_insert(struct mt_blocks *blocks, const str
     return 0;
 }
 
-static_assert(sizeof(struct mt_block_entry) == 16, "four entries a cache line");
+static_assert(sizeof(struct mt_block_entry) * MT_BLOCKS_UNIT == MT_SLAB_UNIT && MT_BLOCKS_UNIT == 4, "four entries a cache line");
 static_assert(sizeof(struct mt_block_page) == 16, "four pages a cache line");
 static_assert(64 - MT_BLOCKS_PAGE_BITS + 1 + MT_BLOCKS_UNITS_BITS <= 64, "a page's number and its capacity fit a word");
 

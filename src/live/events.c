@@ -6,9 +6,9 @@
 #include <stdlib.h>
 
 enum {
-    PAGE_AHEAD = 32,  /* events between asking for a block's page and using it */
-    BLOCK_AHEAD = 16, /* the same for the block */
-    SITE_AHEAD = 8,   /* the same for an allocation's site */
+    GROUP = 16, /* events whose blocks are asked for at once, and before the group ahead of them is applied */
+    PAGES_AHEAD = 2 * GROUP, /* events between asking for a block's page and using it, at least */
+    SITE_AHEAD = 8, /* events between asking for an allocation's site and using it */
     /* Tables up to these sizes are in the processor's caches: asking for what is there costs more than it gains. */
     NEAR_BLOCKS = 1 << 16,
     NEAR_SITES = 1 << 10,
@@ -316,22 +316,38 @@ static MT_ALWAYS_INLINE const struct mt_blocks *blocks_of(const struct mt_live *
     return &live->heaps[mt_live_block_heap(event->type)].blocks;
 }
 
-static MT_ALWAYS_INLINE void ask_page(const struct mt_live *live, const struct mt_event *event)
+static MT_ALWAYS_INLINE size_t group(size_t from, size_t count)
 {
-    const struct mt_blocks *blocks = blocks_of(live, event);
-    uint64_t address = table_address(blocks, event);
-
-    if (address)
-        mt_blocks_prefetch_page(blocks, address);
+    return from >= count ? 0 : count - from < GROUP ? count - from : GROUP;
 }
 
-static MT_ALWAYS_INLINE void ask_block(const struct mt_live *live, const struct mt_event *event)
+/*
+ * In groups, and each in two steps: while the processor looks up where an address is in memory, which for one that was not touched lately takes as long as
+ * fetching it, nothing behind that ends; but it does several such look-ups at a time if the next ones are only an instruction or two away.
+ */
+static void ask_pages(const struct mt_live *live, const struct mt_event *events, size_t from, size_t count)
 {
-    const struct mt_blocks *blocks = blocks_of(live, event);
-    uint64_t address = table_address(blocks, event);
+    uint64_t addresses[GROUP];
+    size_t n = group(from, count);
 
-    if (address)
-        mt_blocks_prefetch(blocks, address);
+    for (size_t i = 0; i < n; i++)
+        addresses[i] = table_address(blocks_of(live, &events[from + i]), &events[from + i]);
+    for (size_t i = 0; i < n; i++)
+        mt_blocks_prefetch_page(blocks_of(live, &events[from + i]), addresses[i]);
+}
+
+static void ask_blocks(const struct mt_live *live, const struct mt_event *events, size_t from, size_t count)
+{
+    const void *lines[GROUP];
+    size_t n = group(from, count);
+
+    for (size_t i = 0; i < n; i++) {
+        const struct mt_blocks *blocks = blocks_of(live, &events[from + i]);
+
+        lines[i] = mt_blocks_expected(blocks, table_address(blocks, &events[from + i]));
+    }
+    for (size_t i = 0; i < n; i++)
+        mt_prefetch(lines[i]);
 }
 
 static MT_ALWAYS_INLINE void ask_site(const struct mt_live *live, const struct mt_event *event)
@@ -355,8 +371,9 @@ static MT_ALWAYS_INLINE bool are_far(const struct mt_live *live)
 
 void mt_live_expect(const struct mt_live *live, const struct mt_event *events, size_t count)
 {
-    for (size_t i = 0; are_far(live) && i < count && i < PAGE_AHEAD; i++)
-        ask_page(live, &events[i]);
+    if (are_far(live))
+        for (size_t i = 0; i < PAGES_AHEAD; i += GROUP)
+            ask_pages(live, events, i, count);
 }
 
 void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t count)
@@ -364,15 +381,18 @@ void mt_live_apply(struct mt_live *live, const struct mt_event *events, size_t c
     bool far_blocks = are_far(live), far_sites = live->site_count > NEAR_SITES;
 
     live->totals.events += count;
-    for (size_t i = 0; far_blocks && i < count && i < BLOCK_AHEAD; i++)
-        ask_block(live, &events[i]);
-    for (size_t i = 0; i < count; i++) {
-        if (far_blocks && i + PAGE_AHEAD < count)
-            ask_page(live, &events[i + PAGE_AHEAD]);
-        if (far_blocks && i + BLOCK_AHEAD < count)
-            ask_block(live, &events[i + BLOCK_AHEAD]);
-        if (far_sites && i + SITE_AHEAD < count)
-            ask_site(live, &events[i + SITE_AHEAD]);
-        apply_known_thread(live, &events[i]);
+    if (far_blocks)
+        ask_blocks(live, events, 0, count);
+    for (size_t i = 0, end; i < count; i = end) {
+        end = i + group(i, count);
+        if (far_blocks) {
+            ask_pages(live, events, i + PAGES_AHEAD, count);
+            ask_blocks(live, events, i + GROUP, count);
+        }
+        for (; i < end; i++) {
+            if (far_sites && i + SITE_AHEAD < count)
+                ask_site(live, &events[i + SITE_AHEAD]);
+            apply_known_thread(live, &events[i]);
+        }
     }
 }

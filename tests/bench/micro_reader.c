@@ -8,7 +8,7 @@
  * stacks: 100,000 distinct stacks, in no order
  * merge:  two rings with stamps, blocks freed by the other thread
  *
- * Prints `ns N events N`: CPU time of order_drain() for each event. The segment is made here, for valgrind knows no mremap() of length 0.
+ * Prints `ns N events N`: CPU time of order_drain() for each event; of grow also `growing-ns N steady-ns N`, until there are 2 million and from then on. The segment is made here, for valgrind knows no mremap() of length 0.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -24,7 +24,8 @@ static struct reader reader;
 static struct target *target;
 static struct fixture_ring rings[RINGS];
 static uint64_t random_state = 88172645463325252u, stamp, applied;
-static double drained_ns;
+static uint64_t grown; /* events until there were LIVE_MAX blocks */
+static double drained_ns, grown_ns;
 
 static uint64_t next_random(void)
 {
@@ -133,6 +134,11 @@ static void grow(uint64_t events)
     uint64_t count = 0, next = 0;
 
     for (uint64_t i = 0; i < events; i++) {
+        if (count == LIVE_MAX && !grown) {
+            drain();
+            grown = applied;
+            grown_ns = drained_ns;
+        }
         if (count == LIVE_MAX || (count > 1000 && i % 4 == 0)) {
             uint64_t pick = next_random() % count;
 
@@ -192,8 +198,11 @@ int main(int argc, char **argv)
         drain();
         if (target->lost_decode || mt_live_totals(target->live)->dropped)
             return 1;
-        printf("ns %.2f events %llu live %llu sites %zu\n", drained_ns / (double)applied, (unsigned long long)applied,
+        printf("ns %.2f events %llu live %llu sites %zu", drained_ns / (double)applied, (unsigned long long)applied,
             (unsigned long long)mt_live_totals(target->live)->live_blocks, mt_live_site_count(target->live));
+        if (grown && applied > grown)
+            printf(" growing-ns %.2f steady-ns %.2f", grown_ns / (double)grown, (drained_ns - grown_ns) / (double)(applied - grown));
+        putchar('\n');
         life_free(target);
         return 0;
     }

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <sys/resource.h>
 
 #include "rng.h"
 #include "live/blocks.h"
@@ -227,6 +228,52 @@ static void test_a_missed_free(void **state)
     }
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1 /* which ends the program where there is no memory */
+#elif defined(__has_feature)
+#define SANITIZED __has_feature(address_sanitizer)
+#else
+#define SANITIZED 0
+#endif
+
+/* Without memory blocks are refused, and those that were taken stay; with memory again all goes on. */
+static void test_no_memory(void **state)
+{
+    struct rlimit old, none = {.rlim_cur = 0};
+    struct mt_block block = {.size = 1}, other;
+    struct mt_blocks blocks;
+    const uint64_t count = 300000;
+    uint64_t refused = 0;
+
+    (void)state;
+    if (SANITIZED)
+        skip();
+    assert_int_equal(mt_blocks_init(&blocks), 0);
+    assert_int_equal(mt_blocks_distrust(&blocks, never, NULL), 0);
+    assert_int_equal(getrlimit(RLIMIT_AS, &old), 0);
+    none.rlim_max = old.rlim_max;
+    for (uint64_t i = 0; i < count; i++) {
+        block.address = 0x100000 + i * 48;
+        if (i == count / 2)
+            assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
+        refused += mt_blocks_insert(&blocks, &block, &other) == -ENOMEM;
+    }
+    assert_int_equal(setrlimit(RLIMIT_AS, &old), 0);
+    assert_in_range(refused, 1, count / 2);
+    assert_int_equal(blocks.count, count - refused);
+    for (uint64_t i = 0; i < count; i++) {
+        block.address = 0x100000 + i * 48;
+        assert_int_equal(mt_blocks_insert(&blocks, &block, &other), 0);
+    }
+    assert_int_equal(blocks.count, count);
+    assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
+    for (uint64_t i = 0; i < count; i++)
+        assert_true(mt_blocks_remove(&blocks, 0x100000 + i * 7919 % count * 48, &other));
+    assert_int_equal(setrlimit(RLIMIT_AS, &old), 0);
+    assert_int_equal(blocks.count, 0);
+    mt_blocks_finish(&blocks);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +282,7 @@ int main(void)
         cmocka_unit_test(test_full_and_empty_pages),
         cmocka_unit_test(test_room_like_the_elders),
         cmocka_unit_test(test_a_missed_free),
+        cmocka_unit_test(test_no_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
