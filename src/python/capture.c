@@ -261,29 +261,36 @@ static MT_NOINLINE void take_up(struct mt_python_thread *thread, size_t met, siz
         thread->fresh[(*fresh)++] = thread->places[i - 1];
 }
 
-/* All holds but where the innermost frame stands, maybe: `at` is what that one is kept as. Puts in its line, whose depth is to be. */
-static MT_ALWAYS_INLINE bool replace_innermost(
-    struct mt_python_thread *thread, size_t at, bool has_moved, struct mt_stack_change *ret_change)
-{
-    struct mt_python_place *place = &thread->places[at];
-    uint32_t depth = at ? place[-1].note.depth : 0, keep = depth, before = thread->frame_count;
-    bool was_unsure = thread->unsure;
+/* The stack that is put together of kept frames and one or two new lines. */
+struct change {
+    uint32_t keep, depth;
+};
 
-    if (!has_moved) {
-        keep = depth = place->note.depth;
-    } else if (MT_LIKELY(place->note.line != NO_LINE)) {
-        if (depth < before && thread->frames[depth] == place->note.line)
-            keep++;
+/* The line of a place goes on top. */
+static MT_ALWAYS_INLINE void put_line(struct mt_python_thread *thread, struct mt_python_place *place, struct change *change)
+{
+    uint32_t depth = change->depth;
+
+    if (MT_LIKELY(place->note.line != NO_LINE)) {
+        if (change->keep == depth && depth < thread->frame_count && thread->frames[depth] == place->note.line)
+            change->keep++;
         else
             thread->frames[depth] = place->note.line;
-        depth++;
+        change->depth++;
     }
-    place->note.depth = depth;
-    thread->count = at + 1;
-    thread->frame_count = depth;
+    place->note.depth = change->depth;
+}
+
+/* True: the stack is not the one that was sent last. */
+static MT_ALWAYS_INLINE bool finish(struct mt_python_thread *thread, size_t count, struct change change, struct mt_stack_change *ret_change)
+{
+    bool differs = change.depth != change.keep || change.depth != thread->frame_count || thread->unsure;
+
+    thread->count = count;
+    thread->frame_count = change.depth;
     thread->unsure = false;
-    *ret_change = (struct mt_stack_change){keep, depth - keep};
-    return depth != keep || depth != before || was_unsure;
+    *ret_change = (struct mt_stack_change){change.keep, change.depth - change.keep};
+    return differs;
 }
 
 /* Frame by frame outwards, as far as that must be. */
@@ -339,22 +346,47 @@ static MT_NOINLINE bool walk_on(struct mt_python *python, struct mt_stack *stack
     }
 }
 
-/* Mostly the innermost frame is the one that it was. */
+/*
+ * Mostly the innermost frame is a kept one, which stands where it did or has moved on, or it is new and its caller is such a one. Places are written
+ * where they are kept; what fails in between leaves an empty list.
+ */
 static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct mt_python *python, struct mt_stack *stack,
-    struct mt_python_thread *thread, size_t kept, const char *frame, struct mt_stack_change *ret_change)
+    struct mt_python_thread *thread, size_t kept, const char *innermost_frame, struct mt_stack_change *ret_change)
 {
+    const char *frame = innermost_frame;
     size_t met = MT_LIKELY(kept) && MT_LIKELY(frame) ? meet(thread, kept, frame) : 0;
-    struct mt_python_place *place = &thread->places[met - 1];
-    bool has_moved;
+    struct mt_python_place *place;
+    struct change change = {0};
+    bool is_new = !met && MT_LIKELY(kept) && MT_LIKELY(frame);
 
-    if (!met || MT_UNLIKELY(mt_python_previous(layout, frame) != place->previous) || MT_UNLIKELY(verify(layout, thread, met - 1)))
-        return walk_on(python, stack, thread, kept, frame, ret_change);
-    has_moved = !has_not_moved(layout, place, frame);
-    if (has_moved && MT_UNLIKELY(!read_frame(layout, python, stack, thread, frame, place))) {
-        mt_python_distrust(python, stack);
-        return replace_inner(thread, 0, 0, NULL, ret_change);
+    if (is_new) {
+        frame = mt_python_previous(layout, frame);
+        met = MT_LIKELY(frame) ? meet(thread, kept, frame) : 0;
     }
-    return replace_innermost(thread, met - 1, has_moved, ret_change);
+    place = &thread->places[met - 1];
+    if (!met || MT_UNLIKELY(met + 1 >= thread->capacity) || mt_python_previous(layout, frame) != place->previous ||
+        MT_UNLIKELY(verify(layout, thread, met - 1)))
+        return walk_on(python, stack, thread, kept, innermost_frame, ret_change);
+    if (has_not_moved(layout, place, frame)) {
+        change.keep = change.depth = place->note.depth;
+    } else {
+        if (MT_UNLIKELY(!read_frame(layout, python, stack, thread, frame, place)))
+            goto not_a_frame;
+        change.keep = change.depth = met > 1 ? place[-1].note.depth : 0;
+        put_line(thread, place, &change);
+    }
+    if (!is_new)
+        return finish(thread, met, change, ret_change);
+    place++;
+    if (MT_UNLIKELY(!read_frame(layout, python, stack, thread, innermost_frame, place)))
+        goto not_a_frame;
+    put_line(thread, place, &change);
+    *where_is(thread, innermost_frame) = (uint32_t)++met;
+    place[1].previous = innermost_frame;
+    return finish(thread, met, change, ret_change);
+not_a_frame:
+    mt_python_distrust(python, stack);
+    return replace_inner(thread, 0, 0, NULL, ret_change);
 }
 
 /* The innermost frame, and how much of what is kept may still hold. */
