@@ -24,16 +24,16 @@ static int store_part(
     struct reader *reader, struct target *target, enum mt_store_extent extent, size_t *done, const struct slice *slice)
 {
     struct mt_store_site_key keys[BATCH];
-    int64_t ids[BATCH];
     int r = 0;
 
     while (*done < target->groups->count && r == 0 && !slice_is_over(slice)) {
-        size_t left = target->groups->count - *done, end = *done + (left < BATCH ? left : BATCH);
+        size_t left = target->groups->count - *done, count = left < BATCH ? left : BATCH;
 
-        groups_make_keys(target, *done, end, true, keys);
-        r = groups_store(reader, target, extent, keys, end - *done, ids);
+        for (size_t i = 0; i < count; i++)
+            keys[i] = groups_key(target, *done + i, true);
+        r = groups_store(reader, target, extent, keys, *done, NULL, count);
         if (r == 0)
-            *done = end;
+            *done += count;
     }
     return r;
 }
@@ -65,6 +65,7 @@ static int work_on(struct reader *reader, struct target *target, const struct sl
     if (r < 0)
         return r;
     mt_store_set_busy_timeout(reader->store, 0);
+    groups_check_ids(reader, target);
     return store_part(reader, target, extent, done, slice);
 }
 

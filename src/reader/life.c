@@ -350,7 +350,6 @@ void life_free(struct target *target)
     if (target->proc_fd >= 0)
         close(target->proc_fd);
     free(target->samples);
-    free(target->site_ids);
     free(target->exe);
     free(target->command);
     free(target->cwd);

@@ -197,6 +197,11 @@ int ids_symbol(struct mt_store *store, const char *function, const char *file, i
     return r;
 }
 
+unsigned mt_store_generation(const struct mt_store *store)
+{
+    return store->ids.generation;
+}
+
 void ids_forget(struct ids *ids)
 {
     id_map_clear(&ids->frames);
