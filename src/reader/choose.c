@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/pages.h"
+
 #define SHARE_MIN 0.0003f /* of any of the figures below */
 /* While the process runs fewer are kept, and larger ones: most of what matters at its beginning does not at its end, and what a
  * checkpoint has once put into the tables of stacks and sites stays there. */
@@ -36,6 +38,7 @@ struct group_sums { /* of a group of several sites */
 
 struct choice {
     const struct mt_live *live;
+    struct mt_live_sites all;
     const struct groups *groups;
     float least;
     struct heap_sums *heaps;
@@ -53,12 +56,11 @@ struct ranked {
 };
 
 /* Returns the site's own peak. */
-static uint64_t figures_of(const struct mt_live *live, size_t site, uint64_t figures[FIGURES])
+static uint64_t figures_of(const struct mt_live_sites *all, size_t site, uint64_t figures[FIGURES])
 {
-    const struct mt_live_site *s = mt_live_site(live, site);
-    uint64_t blocks;
+    const struct mt_live_site *s = &all->sites[site];
 
-    mt_live_site_at_peak(live, site, &figures[PEAK_BYTES], &blocks);
+    figures[PEAK_BYTES] = mt_live_peak_bytes(all, site);
     figures[LIVE_BYTES] = s->live_bytes;
     figures[LIVE_BLOCKS] = s->live_blocks;
     figures[ALLOCATED_BYTES] = s->allocated_bytes;
@@ -97,8 +99,8 @@ static int add_candidate(struct choice *c, uint32_t group)
 static int look_at(struct choice *c, size_t site)
 {
     uint32_t group = c->groups->of[site], shared = c->groups->items[group].shared;
-    struct heap_sums *heap = &c->heaps[mt_live_site(c->live, site)->heap];
-    uint64_t f[FIGURES], own_peak = figures_of(c->live, site, f);
+    struct heap_sums *heap = &c->heaps[c->all.sites[site].heap];
+    uint64_t f[FIGURES], own_peak = figures_of(&c->all, site, f);
     struct group_sums *sums;
 
     for (unsigned k = 0; k < FIGURES; k++)
@@ -133,8 +135,8 @@ static void score_candidates(struct choice *c)
     for (size_t i = 0; i < c->candidate_count; i++) {
         const struct group *item = &c->groups->items[c->candidates[i]];
         float *score = &c->scores[c->candidates[i]];
-        uint64_t f[FIGURES], own_peak = figures_of(c->live, item->first, f);
-        const uint64_t *whole = c->heaps[mt_live_site(c->live, item->first)->heap].whole, *figures = f;
+        uint64_t f[FIGURES], own_peak = figures_of(&c->all, item->first, f);
+        const uint64_t *whole = c->heaps[item->heap].whole, *figures = f;
 
         if (item->shared) {
             figures = c->shared[item->shared - 1].figures;
@@ -154,12 +156,12 @@ static void score_rows(struct choice *c, const struct mt_live_row *rows, size_t 
     for (size_t i = 0; i < count; i++)
         c->row_bytes[of[rows[i].site]] = 0;
     for (size_t i = 0; i < count; i++) {
-        c->row_whole[mt_live_site(c->live, rows[i].site)->heap] += rows[i].live_bytes;
+        c->row_whole[c->all.sites[rows[i].site].heap] += rows[i].live_bytes;
         c->row_bytes[of[rows[i].site]] += rows[i].live_bytes;
     }
     for (size_t i = 0; i < count; i++) {
         uint32_t group = of[rows[i].site];
-        raise_score(&c->scores[group], c->row_bytes[group], c->row_whole[mt_live_site(c->live, rows[i].site)->heap]);
+        raise_score(&c->scores[group], c->row_bytes[group], c->row_whole[c->all.sites[rows[i].site].heap]);
     }
 }
 
@@ -213,7 +215,7 @@ int choose_whole(const struct reader *reader, const struct target *target, bool 
 {
     const struct groups *groups = target->groups;
     size_t most = early && reader->sites_whole != SIZE_MAX ? reader->sites_whole / EARLY_PART : reader->sites_whole;
-    struct choice c = {.live = target->live, .groups = groups, .least = early ? EARLY_SHARE_MIN : SHARE_MIN};
+    struct choice c = {.live = target->live, .all = mt_live_sites(target->live), .groups = groups, .least = early ? EARLY_SHARE_MIN : SHARE_MIN};
     int err = -ENOMEM;
 
     if (groups->count <= most) {
@@ -222,7 +224,7 @@ int choose_whole(const struct reader *reader, const struct target *target, bool 
     }
     c.heaps = calloc(MT_LIVE_HEAPS_MAX, sizeof(*c.heaps));
     c.shared = calloc(groups->shared + 1, sizeof(*c.shared));
-    c.scores = calloc(groups->count, sizeof(*c.scores));
+    c.scores = mt_pages_filled(groups->count * sizeof(*c.scores));
     c.row_bytes = calloc(groups->count, sizeof(*c.row_bytes));
     c.row_whole = calloc(MT_LIVE_HEAPS_MAX, sizeof(*c.row_whole));
     if (c.heaps && c.shared && c.scores && c.row_bytes && c.row_whole) {
@@ -242,7 +244,7 @@ int choose_whole(const struct reader *reader, const struct target *target, bool 
     free(c.heaps);
     free(c.shared);
     free(c.candidates);
-    free(c.scores);
+    mt_pages_free(c.scores, groups->count * sizeof(*c.scores));
     free(c.row_bytes);
     free(c.row_whole);
     return err;

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/pages.h"
+
 static bool is_ending(const struct target *target)
 {
     return target->finished || target->exit_seen;
@@ -98,7 +100,7 @@ int sites_prepare(struct reader *reader, struct target *target)
 /* Several sites have one id if they are folded, or differ only in which load of a library they saw. */
 struct rows {
     struct mt_store_site_totals *rows;
-    size_t count;
+    size_t count, capacity;
     /* Ids are found by their rank, in a map of bits as wide as they are apart; or, in a database that is very large or damaged, by searching the rows. */
     int64_t first;
     uint64_t *bits; /* NULL: searched */
@@ -138,10 +140,10 @@ static int make_bits(struct rows *r, const struct groups *g, uint64_t width)
         r->before[i] = (uint32_t)count;
         count += (size_t)__builtin_popcountll(r->bits[i]);
     }
-    r->rows = calloc(count ? count : 1, sizeof(*r->rows));
+    r->rows = mt_pages_filled(count * sizeof(*r->rows));
     if (!r->rows)
         return -ENOMEM;
-    r->count = count;
+    r->count = r->capacity = count;
     for (size_t i = 0, at = 0; i < words; i++)
         for (uint64_t bits = r->bits[i]; bits; bits &= bits - 1)
             r->rows[at++].site_id = r->first + (int64_t)(i * WORD) + __builtin_ctzll(bits);
@@ -159,7 +161,8 @@ static int make_searched(struct rows *r, const struct groups *g)
 {
     int64_t *ids = calloc(g->count, sizeof(*ids));
 
-    r->rows = calloc(g->count, sizeof(*r->rows));
+    r->rows = mt_pages_filled(g->count * sizeof(*r->rows));
+    r->capacity = g->count;
     for (size_t i = 0; i < g->count && ids && r->rows; i++)
         ids[i] = g->ids[i];
     if (ids && r->rows)
@@ -188,7 +191,7 @@ static int make_rows(struct rows *r, const struct groups *g)
 
 static void free_rows(struct rows *r)
 {
-    free(r->rows);
+    mt_pages_free(r->rows, r->capacity * sizeof(*r->rows));
     free(r->bits);
     free(r->before);
 }
@@ -196,20 +199,18 @@ static void free_rows(struct rows *r)
 /* ---- totals -------------------------------------------------------------------------------------------------------------- */
 
 /* Lifetimes still in stamps. */
-static void add_site(struct mt_store_site_totals *to, const struct mt_live *live, size_t site)
+static void add_site(struct mt_store_site_totals *to, const struct mt_live_sites *all, size_t site)
 {
-    const struct mt_live_site *from = mt_live_site(live, site);
-    uint64_t peak_bytes, peak_blocks;
+    const struct mt_live_site *from = &all->sites[site];
 
-    mt_live_site_at_peak(live, site, &peak_bytes, &peak_blocks);
     if (from->freed_blocks && (!to->freed_blocks || from->lifetime_min < to->lifetime_ns_min))
         to->lifetime_ns_min = from->lifetime_min;
     if (from->lifetime_max > to->lifetime_ns_max)
         to->lifetime_ns_max = from->lifetime_max;
     if (from->own_peak_bytes > to->own_peak_bytes)
         to->own_peak_bytes = from->own_peak_bytes;
-    to->peak_bytes += peak_bytes;
-    to->peak_blocks += peak_blocks;
+    to->peak_bytes += mt_live_peak_bytes(all, site);
+    to->peak_blocks += mt_live_peak_blocks(all, site);
     to->live_bytes += from->live_bytes;
     to->live_blocks += from->live_blocks;
     to->allocated_bytes += from->allocated_bytes;
@@ -221,14 +222,15 @@ static void add_site(struct mt_store_site_totals *to, const struct mt_live *live
 
 static void add_sites(struct rows *r, const struct target *target, struct mt_store_folded *folded)
 {
+    struct mt_live_sites all = mt_live_sites(target->live);
     const struct groups *g = target->groups;
     struct mt_store_site_totals *next[PREFETCHED];
 
     for (size_t i = 0; i < g->sites + PREFETCHED; i++) {
         if (i >= PREFETCHED) {
             size_t site = i - PREFETCHED;
-            const struct mt_live_site *s = mt_live_site(target->live, site);
-            add_site(next[i % PREFETCHED], target->live, site);
+            const struct mt_live_site *s = &all.sites[site];
+            add_site(next[i % PREFETCHED], &all, site);
             if (g->folded[g->of[site]]) {
                 folded->sites++;
                 folded->blocks += s->allocated_blocks;
