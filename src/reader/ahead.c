@@ -24,14 +24,20 @@ static int store_part(
     struct reader *reader, struct target *target, enum mt_store_extent extent, size_t *done, const struct slice *slice)
 {
     struct mt_store_site_key keys[BATCH];
+    int64_t ids[BATCH];
     int r = 0;
 
     while (*done < target->groups->count && r == 0 && !slice_is_over(slice)) {
         size_t left = target->groups->count - *done, count = left < BATCH ? left : BATCH;
 
-        for (size_t i = 0; i < count; i++)
+        for (size_t i = 0; i < count; i++) {
             keys[i] = groups_key(target, *done + i, true);
-        r = groups_store(reader, target, extent, keys, *done, NULL, count);
+            ids[i] = 0;
+        }
+        r = groups_ask(reader, target, extent, keys, count, ids);
+        for (size_t i = 0; i < count && r == 0; i++)
+            if (ids[i]) /* else left for the end */
+                groups_keep(target->groups, *done + i, &keys[i], ids[i]);
         if (r == 0)
             *done += count;
     }

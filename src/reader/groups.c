@@ -166,27 +166,19 @@ struct mt_store_site_key groups_key(const struct target *target, size_t group, b
         .kind = mt_live_kind_name(item->kind)};
 }
 
-int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t from,
-    const uint32_t *list, size_t count)
+int groups_ask(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
+    int64_t *ret_ids)
 {
     struct mt_store_stacks stacks = groups_stacks(target);
-    struct groups *g = target->groups;
-    int64_t *ids = calloc(count ? count : 1, sizeof(*ids));
-    int r = ids ? 0 : -ENOMEM;
+    int r = target->intern ? 0 : mt_store_intern_create(reader->store, &target->intern);
 
-    if (r == 0 && !target->intern)
-        r = mt_store_intern_create(reader->store, &target->intern);
-    if (r == 0)
-        r = mt_store_sites_with(target->intern, &stacks, extent, keys, count, ids);
-    for (size_t i = 0; i < count && r == 0; i++) {
-        size_t group = list ? list[i] : from + i;
-        if (!ids[i]) /* left for the end */
-            continue;
-        g->ids[group] = ids[i];
-        g->folded[group] = keys[i].fold;
-    }
-    free(ids);
-    return r;
+    return r < 0 ? r : mt_store_sites_with(target->intern, &stacks, extent, keys, count, ret_ids);
+}
+
+void groups_keep(struct groups *g, size_t group, const struct mt_store_site_key *key, int64_t id)
+{
+    g->ids[group] = id;
+    g->folded[group] = key->fold;
 }
 
 static void clear_ids(struct target *target)

@@ -45,10 +45,11 @@ int groups_update(struct target *target, const struct slice *slice);
 struct mt_store_stacks groups_stacks(const struct target *target);
 /* The key of a group, as it is to be given to the store now: names of heaps may change. */
 struct mt_store_site_key groups_key(const struct target *target, size_t group, bool fold);
-/* Has the store write sites, and remembers what it says of them; makes target->intern if there is none. keys[i] is of group `from` + i, or of
- * list[i]. */
-int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t from,
-    const uint32_t *list, size_t count);
+/* Has the store write sites; makes target->intern if there is none. */
+int groups_ask(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
+    int64_t *ret_ids);
+/* Remembers what it said of one. */
+void groups_keep(struct groups *groups, size_t group, const struct mt_store_site_key *key, int64_t id);
 /* The id of a site of live/ in the database, once all have one. */
 static inline int64_t groups_id(const struct groups *groups, size_t site)
 {
@@ -62,5 +63,15 @@ void groups_free(struct groups *groups); /* accepts NULL */
 
 /* choose.c. Which groups are kept whole, once all sites are in one: sets ret_whole[group]. early: the process runs on. 0 or -ENOMEM. */
 int choose_whole(const struct reader *reader, const struct target *target, bool early, bool *ret_whole);
+
+
+/* totals.c. NULL: no memory. The list is of groups without an id, in their order. */
+struct totals *totals_make(const struct target *target, const uint32_t *list, size_t count);
+void totals_gather(void *totals); /* as an aside; what goes wrong totals_settle() says */
+/* Once all groups have ids; 0 or -errno. Does nothing when called again. */
+int totals_settle(struct totals *totals);
+/* In the order of the table, lifetimes in stamps; to be changed as the caller likes. */
+struct mt_store_site_totals *totals_rows(struct totals *totals, size_t *ret_count, struct mt_store_folded *ret_folded);
+void totals_free(struct totals *totals); /* accepts NULL */
 
 #endif

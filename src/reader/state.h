@@ -10,9 +10,10 @@
  *   life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
- *   tables.c   modules, frames, checked             sites.c    their ids, and the totals of all
+ *   tables.c   modules, frames, checked             sites.c    their ids, and the totals of all (totals.c)
  *   groups.c   sites -> callsites as the store has them (groups.h)
  *   choose.c   which of them are kept whole         ahead.c    work done before a process's end
+ *   aside.c    work beside other work (aside.h)
  *   write.c, write_cohorts.c, commit.c  -> store     alike.c, codes.c, lines.c, merge.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
@@ -195,6 +196,7 @@ struct target {
     bool ahead_off;
     uint64_t site_id_events; /* of live/, as of the ids that the groups have; UINT64_MAX: never */
     bool site_ids_final; /* chosen as at the end of the process */
+    struct totals *totals; /* totals.c; as of site_id_events, until they are written. NULL: not made beside other work */
 
     uint64_t newest; /* highest stamp applied */
     uint64_t written_events; /* of live/, as of the last write of the sites; UINT64_MAX: never */
