@@ -11,8 +11,6 @@
 
 enum { BESIDE_SITES = 1 << 14, BESIDE_LIST_MAX = 1 << 14 }; /* fewer are added up before another thread has begun */
 
-#include "base/pages.h"
-
 static bool is_ending(const struct target *target)
 {
     return target->finished || target->exit_seen;
