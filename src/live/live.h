@@ -161,6 +161,24 @@ uint64_t mt_live_take_window_peak(struct mt_live *live);
 size_t mt_live_site_count(const struct mt_live *live);
 const struct mt_live_site *mt_live_site(const struct mt_live *live, size_t site);
 void mt_live_site_at_peak(const struct mt_live *live, size_t site, uint64_t *ret_bytes, uint64_t *ret_blocks);
+/* The same for whoever looks at each; valid until the next event. */
+struct mt_live_sites {
+    const struct mt_live_site *sites;
+    uint64_t epoch; /* of the peak */
+};
+struct mt_live_sites mt_live_sites(const struct mt_live *live);
+static inline uint64_t mt_live_peak_bytes(const struct mt_live_sites *all, size_t site)
+{
+    const struct mt_live_site *s = &all->sites[site];
+
+    return s->epoch == all->epoch ? s->saved_bytes : s->live_bytes;
+}
+static inline uint64_t mt_live_peak_blocks(const struct mt_live_sites *all, size_t site)
+{
+    const struct mt_live_site *s = &all->sites[site];
+
+    return s->epoch == all->epoch ? s->saved_blocks : s->live_blocks;
+}
 const char *mt_live_heap_name(const struct mt_live *live, unsigned heap);
 const char *mt_live_kind_name(unsigned kind); /* NULL for MT_LIVE_PLAIN */
 

@@ -295,13 +295,17 @@ const struct mt_live_site *mt_live_site(const struct mt_live *live, size_t site)
     return &live->sites[site];
 }
 
+struct mt_live_sites mt_live_sites(const struct mt_live *live)
+{
+    return (struct mt_live_sites){.sites = live->sites, .epoch = live->epoch};
+}
+
 void mt_live_site_at_peak(const struct mt_live *live, size_t site, uint64_t *ret_bytes, uint64_t *ret_blocks)
 {
-    const struct mt_live_site *s = &live->sites[site];
-    bool saved = s->epoch == live->epoch;
+    struct mt_live_sites all = mt_live_sites(live);
 
-    *ret_bytes = saved ? s->saved_bytes : s->live_bytes;
-    *ret_blocks = saved ? s->saved_blocks : s->live_blocks;
+    *ret_bytes = mt_live_peak_bytes(&all, site);
+    *ret_blocks = mt_live_peak_blocks(&all, site);
 }
 
 const char *mt_live_heap_name(const struct mt_live *live, unsigned heap)

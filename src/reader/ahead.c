@@ -28,12 +28,18 @@ static int store_part(
     int r = 0;
 
     while (*done < target->groups->count && r == 0 && !slice_is_over(slice)) {
-        size_t left = target->groups->count - *done, end = *done + (left < BATCH ? left : BATCH);
+        size_t left = target->groups->count - *done, count = left < BATCH ? left : BATCH;
 
-        groups_make_keys(target, *done, end, true, keys);
-        r = groups_store(reader, target, extent, keys, end - *done, ids);
+        for (size_t i = 0; i < count; i++) {
+            keys[i] = groups_key(target, *done + i, true);
+            ids[i] = 0;
+        }
+        r = groups_ask(reader, target, extent, keys, count, ids);
+        for (size_t i = 0; i < count && r == 0; i++)
+            if (ids[i]) /* else left for the end */
+                groups_keep(target->groups, *done + i, &keys[i], ids[i]);
         if (r == 0)
-            *done = end;
+            *done += count;
     }
     return r;
 }
@@ -65,6 +71,7 @@ static int work_on(struct reader *reader, struct target *target, const struct sl
     if (r < 0)
         return r;
     mt_store_set_busy_timeout(reader->store, 0);
+    groups_check_ids(reader, target);
     return store_part(reader, target, extent, done, slice);
 }
 

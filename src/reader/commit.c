@@ -2,7 +2,7 @@
  * Transactions: which processes are written together, what happens when the database will not have them, and the end. What a
  * transaction covers is marked as written only after its commit, so a failed one is simply tried again.
  */
-#include "reader/state.h"
+#include "reader/groups.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -193,10 +193,8 @@ static int fall_back(struct reader *reader)
     if (asprintf(&path, "%s/memtrace-%d-%d.db", dir && *dir == '/' ? dir : "/tmp", (int)getuid(), (int)getpid()) < 0)
         return -ENOMEM;
     (void)open_wait(reader, END_PATIENCE_MS); /* the thread that opens must have ended */
-    for (struct target *t = reader->targets; t; t = t->next) {
-        mt_store_intern_destroy(t->intern);
-        t->intern = NULL;
-    }
+    for (struct target *t = reader->targets; t; t = t->next)
+        groups_forget_ids(t);
     mt_store_close(reader->store);
     reader->store = NULL;
     err = mt_store_open(path, &reader->store);

@@ -39,14 +39,12 @@ static void begin_anew(struct target *target)
 {
     struct groups *g = target->groups;
 
-    g->count = g->sites = 0;
+    g->count = g->sites = g->shared = 0;
     free(g->slots);
     g->slots = NULL;
     g->merges = target->merges;
     g->provisional = target->tables.frame_count == 0;
-    mt_store_intern_destroy(target->intern);
-    target->intern = NULL;
-    target->ahead_frames = target->ahead_sites = 0;
+    groups_forget_ids(target);
 }
 
 static uint32_t *slot_of(const struct groups *g, uint32_t node, unsigned heap, unsigned kind)
@@ -67,7 +65,9 @@ static int make_room(struct groups *g, bool with_slots)
 {
     size_t wanted = g->slots ? g->mask + 1 : 256;
 
-    if (!reserve((void **)&g->items, &g->item_capacity, g->count + 1, sizeof(*g->items)))
+    if (!reserve((void **)&g->items, &g->item_capacity, g->count + 1, sizeof(*g->items)) ||
+        !reserve((void **)&g->ids, &g->id_capacity, g->count + 1, sizeof(*g->ids)) ||
+        !reserve((void **)&g->folded, &g->folded_capacity, g->count + 1, sizeof(*g->folded)))
         return -ENOMEM;
     while ((g->count + 1) * 3 > wanted * 2)
         wanted *= 2;
@@ -97,9 +97,15 @@ static int add_site(struct target *target, struct merger *merger, size_t nodes)
     if (r < 0)
         return r;
     if (slot && *slot) {
+        struct group *item = &g->items[*slot - 1];
+        if (!item->shared)
+            item->shared = ++g->shared;
         g->of[g->sites++] = *slot - 1;
         return 0;
     }
+    g->ids[g->count] = 0;
+    g->folded[g->count] = false;
+    g->complete = false;
     g->items[g->count] = (struct group){.node = node, .first = (uint32_t)g->sites, .heap = site->heap, .kind = site->kind};
     g->of[g->sites++] = (uint32_t)g->count++;
     if (slot)
@@ -150,25 +156,56 @@ struct mt_store_stacks groups_stacks(const struct target *target)
         .node_count = usable_nodes(t)};
 }
 
-void groups_make_keys(const struct target *target, size_t from, size_t to, bool fold, struct mt_store_site_key *ret_keys)
+struct mt_store_site_key groups_key(const struct target *target, size_t group, bool fold)
 {
-    for (size_t i = from; i < to; i++) {
-        const struct group *item = &target->groups->items[i];
+    const struct group *item = &target->groups->items[group];
 
-        ret_keys[i - from] = (struct mt_store_site_key){.node = item->node,
-            .fold = fold,
-            .heap = mt_live_heap_name(target->live, item->heap),
-            .kind = mt_live_kind_name(item->kind)};
-    }
+    return (struct mt_store_site_key){.node = item->node,
+        .fold = fold,
+        .heap = mt_live_heap_name(target->live, item->heap),
+        .kind = mt_live_kind_name(item->kind)};
 }
 
-int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
+int groups_ask(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
     int64_t *ret_ids)
 {
     struct mt_store_stacks stacks = groups_stacks(target);
     int r = target->intern ? 0 : mt_store_intern_create(reader->store, &target->intern);
 
     return r < 0 ? r : mt_store_sites_with(target->intern, &stacks, extent, keys, count, ret_ids);
+}
+
+void groups_keep(struct groups *g, size_t group, const struct mt_store_site_key *key, int64_t id)
+{
+    g->ids[group] = id;
+    g->folded[group] = key->fold;
+}
+
+static void clear_ids(struct target *target)
+{
+    struct groups *g = target->groups;
+
+    for (size_t i = 0; i < g->count; i++)
+        g->ids[i] = 0;
+    g->complete = false;
+    target->ahead_frames = target->ahead_sites = 0;
+}
+
+void groups_check_ids(struct reader *reader, struct target *target)
+{
+    unsigned generation = mt_store_generation(reader->store);
+
+    if (target->groups->generation != generation)
+        clear_ids(target);
+    target->groups->generation = generation;
+}
+
+void groups_forget_ids(struct target *target)
+{
+    mt_store_intern_destroy(target->intern);
+    target->intern = NULL;
+    if (target->groups)
+        clear_ids(target);
 }
 
 void groups_free(struct groups *g)
@@ -178,6 +215,7 @@ void groups_free(struct groups *g)
     free(g->of);
     free(g->items);
     free(g->slots);
-    free(g->keys);
+    free(g->ids);
+    free(g->folded);
     free(g);
 }

@@ -13,14 +13,20 @@ struct groups {
         uint32_t node; /* of groups_stacks() */
         uint32_t first; /* one of its sites */
         uint16_t heap, kind;
+        uint32_t shared; /* of several sites: a number from 1 on */
     } *items;
+    /* By group, as the store said last. A row stays for ever; what is folded may have become whole, if somebody else has written it. */
+    int64_t *ids; /* 0: not asked yet */
+    bool *folded;
+    bool complete; /* all have ids */
+    unsigned generation; /* of the store, as of the ids */
     size_t count, sites; /* sites: that are in one */
-    size_t of_capacity, item_capacity;
+    size_t of_capacity, item_capacity, id_capacity, folded_capacity;
+    uint32_t shared; /* groups of several sites */
     uint32_t *slots; /* (node, heap, kind) -> group + 1; 0: empty */
     size_t mask;
     unsigned merges;  /* as of target->merges */
     bool provisional; /* made before there was a frame */
-    struct mt_store_site_key *keys; /* by group, while sites.c decides */
 };
 
 struct slice { /* of time; over at the end or when the bell is rung */
@@ -37,11 +43,35 @@ static inline bool slice_is_over(const struct slice *slice)
 int groups_update(struct target *target, const struct slice *slice);
 /* What the keys' nodes are nodes of; valid until the next update. */
 struct mt_store_stacks groups_stacks(const struct target *target);
-/* The keys of groups [from, to), as they are to be given to the store now: names of heaps may change. */
-void groups_make_keys(const struct target *target, size_t from, size_t to, bool fold, struct mt_store_site_key *ret_keys);
+/* The key of a group, as it is to be given to the store now: names of heaps may change. */
+struct mt_store_site_key groups_key(const struct target *target, size_t group, bool fold);
 /* Has the store write sites; makes target->intern if there is none. */
-int groups_store(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
+int groups_ask(struct reader *reader, struct target *target, enum mt_store_extent extent, struct mt_store_site_key *keys, size_t count,
     int64_t *ret_ids);
+/* Remembers what it said of one. */
+void groups_keep(struct groups *groups, size_t group, const struct mt_store_site_key *key, int64_t id);
+/* The id of a site of live/ in the database, once all have one. */
+static inline int64_t groups_id(const struct groups *groups, size_t site)
+{
+    return groups->ids[groups->of[site]];
+}
+/* Forgets ids that a rollback may have taken back: before ids are used, or asked for. */
+void groups_check_ids(struct reader *reader, struct target *target);
+/* For another database. */
+void groups_forget_ids(struct target *target);
 void groups_free(struct groups *groups); /* accepts NULL */
+
+/* choose.c. Which groups are kept whole, once all sites are in one: sets ret_whole[group]. early: the process runs on. 0 or -ENOMEM. */
+int choose_whole(const struct reader *reader, const struct target *target, bool early, bool *ret_whole);
+
+
+/* totals.c. NULL: no memory. The list is of groups without an id, in their order. */
+struct totals *totals_make(const struct target *target, const uint32_t *list, size_t count);
+void totals_gather(void *totals); /* as an aside; what goes wrong totals_settle() says */
+/* Once all groups have ids; 0 or -errno. Does nothing when called again. */
+int totals_settle(struct totals *totals);
+/* In the order of the table, lifetimes in stamps; to be changed as the caller likes. */
+struct mt_store_site_totals *totals_rows(struct totals *totals, size_t *ret_count, struct mt_store_folded *ret_folded);
+void totals_free(struct totals *totals); /* accepts NULL */
 
 #endif

@@ -340,6 +340,7 @@ void life_free(struct target *target)
     mt_live_destroy(target->live);
     tables_finish(&target->tables);
     python_merger_free(target->merger);
+    totals_free(target->totals);
     groups_free(target->groups);
     mt_store_intern_destroy(target->intern);
     mt_live_notes_free(target->notes, target->note_count);
@@ -350,7 +351,6 @@ void life_free(struct target *target)
     if (target->proc_fd >= 0)
         close(target->proc_fd);
     free(target->samples);
-    free(target->site_ids);
     free(target->exe);
     free(target->command);
     free(target->cwd);

@@ -10,9 +10,10 @@
  *   life.c     processes: forks, execs, ends
  *   proc.c     /proc and pidfds                     sample.c   memory samples, interval snapshots
  *   open.c     the database, opened beside the rest
- *   tables.c   modules, frames, checked             sites.c    which callsites are kept whole
+ *   tables.c   modules, frames, checked             sites.c    their ids, and the totals of all (totals.c)
  *   groups.c   sites -> callsites as the store has them (groups.h)
- *   ahead.c    work done before a process's end
+ *   choose.c   which of them are kept whole         ahead.c    work done before a process's end
+ *   aside.c    work beside other work (aside.h)
  *   write.c, write_cohorts.c, commit.c  -> store     alike.c, codes.c, lines.c, merge.c  Python (python.h)
  */
 #ifndef MT_READER_STATE_H
@@ -193,11 +194,9 @@ struct target {
     size_t ahead_frames, ahead_sites; /* groups done ahead of the end (ahead.c) */
     uint64_t ahead_next_ns, ahead_locked_ns;
     bool ahead_off;
-    int64_t *site_ids; /* by site of live/ */
-    size_t site_id_capacity;
-    uint64_t site_id_events; /* of live/, as of site_ids; UINT64_MAX: never */
+    uint64_t site_id_events; /* of live/, as of the ids that the groups have; UINT64_MAX: never */
     bool site_ids_final; /* chosen as at the end of the process */
-    struct mt_store_folded folded; /* as of site_ids */
+    struct totals *totals; /* totals.c; as of site_id_events, until they are written. NULL: not made beside other work */
 
     uint64_t newest; /* highest stamp applied */
     uint64_t written_events; /* of live/, as of the last write of the sites; UINT64_MAX: never */

@@ -2,6 +2,7 @@
  * What one process is in the database: its row, sites, samples, phases, snapshots and losses. Called inside of a transaction
  * (commit.c).
  */
+#include "reader/groups.h"
 #include "reader/python.h"
 
 #include <errno.h>
@@ -132,7 +133,7 @@ static int write_snapshot(struct reader *reader, struct target *target, const ch
     if (!rows)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++)
-        rows[i] = (struct mt_store_snapshot_site){.site_id = target->site_ids[from[i].site],
+        rows[i] = (struct mt_store_snapshot_site){.site_id = groups_id(target->groups, from[i].site),
             .live_bytes = from[i].live_bytes,
             .live_blocks = from[i].live_blocks,
             .allocated_bytes = from[i].allocated_bytes,

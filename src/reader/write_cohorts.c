@@ -2,7 +2,7 @@
  * Leak verdicts: the cohorts of live/ through the method of stats/ into the database, once a process has ended. Sites of live/ that are one
  * callsite in the database (a library that was loaded twice) are judged as one.
  */
-#include "reader/state.h"
+#include "reader/groups.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -143,7 +143,7 @@ static struct candidate *collect(const struct target *target, size_t *ret_count)
 
     for (size_t i = 0; i < sites && candidates; i++)
         if (mt_live_site_cohorts(target->live, i, &candidates[count].cohorts)) {
-            candidates[count].site_id = target->site_ids[i];
+            candidates[count].site_id = groups_id(target->groups, i);
             candidates[count++].site = (uint32_t)i;
         }
     *ret_count = count;

@@ -91,10 +91,10 @@ static const struct {
 static int flush_table(struct mt_store *store, enum pending_table table)
 {
     struct pending_rows *p = &store->ids.pending[table];
-    unsigned count = p->count;
+    struct rows rows = {.values = p->values, .columns = pending_tables[table].columns, .count = p->count};
 
     p->count = 0;
-    return store_insert(store, pending_tables[table].statement, pending_tables[table].columns, p->values, count);
+    return store_insert(store, &rows, pending_tables[table].statement, "");
 }
 
 int ids_add_row(struct mt_store *store, enum pending_table table, const int64_t *values)
@@ -103,7 +103,7 @@ int ids_add_row(struct mt_store *store, enum pending_table table, const int64_t 
     unsigned columns = pending_tables[table].columns;
 
     memcpy(p->values + p->count * columns, values, columns * sizeof(*values));
-    return ++p->count == STORE_ROWS ? flush_table(store, table) : 0;
+    return ++p->count == PENDING_ROWS ? flush_table(store, table) : 0;
 }
 
 int ids_flush(struct mt_store *store)
@@ -195,6 +195,11 @@ int ids_symbol(struct mt_store *store, const char *function, const char *file, i
     }
     *ret_id = same;
     return r;
+}
+
+unsigned mt_store_generation(const struct mt_store *store)
+{
+    return store->ids.generation;
 }
 
 void ids_forget(struct ids *ids)

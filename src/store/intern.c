@@ -58,13 +58,39 @@ static bool is_behind(const struct mt_store_intern *n)
     return n->last_frame != ids->last_frame || n->last_stack != ids->last_stack || n->last_site != ids->last_site;
 }
 
-static int find_modules(struct mt_store_intern *n)
+/* What others have written, in a transaction that is left open: one look for all of it. */
+static int begin_look(struct mt_store_intern *n, bool *ret_own)
 {
-    bool own = sqlite3_get_autocommit(n->store->db) != 0;
-    int r = own ? store_exec(n->store, "BEGIN") : 0; /* one look for all of it */
+    int r = 0;
+
+    *ret_own = sqlite3_get_autocommit(n->store->db) != 0;
+    if (*ret_own)
+        r = store_exec(n->store, "BEGIN");
+    return r == 0 ? ids_learn(n->store) : r;
+}
+
+static void end_look(struct mt_store_intern *n, bool own)
+{
+    if (own && !sqlite3_get_autocommit(n->store->db))
+        store_exec(n->store, "COMMIT");
+}
+
+int mt_store_intern_is_behind(struct mt_store_intern *n, bool *ret)
+{
+    bool own;
+    int r = begin_look(n, &own);
 
     if (r == 0)
-        r = ids_learn(n->store);
+        *ret = n->generation != n->store->ids.generation || is_behind(n);
+    end_look(n, own);
+    return r;
+}
+
+static int find_modules(struct mt_store_intern *n)
+{
+    bool own;
+    int r = begin_look(n, &own);
+
     if (r == 0 && !n->ahead && is_behind(n))
         n->frames_known = n->nodes_known = 0;
     for (size_t i = 0; i < n->module_count && r == 0; i++) {
@@ -73,8 +99,7 @@ static int find_modules(struct mt_store_intern *n)
             r = store_find(n->store, &work->module_id, S_MODULE_FIND, "t", identity_of(n, (uint32_t)i));
         work->looked_for = true;
     }
-    if (own && !sqlite3_get_autocommit(n->store->db))
-        store_exec(n->store, "COMMIT");
+    end_look(n, own);
     return r;
 }
 

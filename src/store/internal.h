@@ -15,6 +15,7 @@
  *   query.c      reading, for the commands
  *   functions.c  statistics as SQL functions; also extension.c, which sqlite3 and Python can load
  *   map.c        a hash table of ids
+ *   rows.c       many rows at a time
  */
 #ifndef MT_STORE_INTERNAL_H
 #define MT_STORE_INTERNAL_H
@@ -45,7 +46,7 @@ int id_map_put(struct id_map *map, uint64_t a, uint64_t b, int64_t id);
 int id_map_reserve(struct id_map *map, size_t more); /* room for so many more without growing */
 void id_map_clear(struct id_map *map);
 
-enum { STORE_ROWS = 16, PENDING_COLUMNS = 6, KEPT_SYMBOLS = 16 };
+enum { PENDING_ROWS = 256, PENDING_COLUMNS = 6, KEPT_SYMBOLS = 16 };
 enum pending_table { PENDING_FRAME, PENDING_LINE, PENDING_STACK, PENDING_SITE, PENDING_TABLES };
 
 /*
@@ -67,7 +68,7 @@ struct ids {
     /* Rows of those tables that are in these maps and not yet in the database: written many at a time, and before the transaction ends. */
     struct pending_rows {
         unsigned count;
-        int64_t values[STORE_ROWS * PENDING_COLUMNS];
+        int64_t values[PENDING_ROWS * PENDING_COLUMNS];
     } pending[PENDING_TABLES];
     bool symbols_known; /* in this transaction; read only when the first one is to be written */
 };
@@ -104,27 +105,27 @@ void ids_forget(struct ids *ids);
     X(PROCESS_END, "UPDATE process SET ended_ns = nullif(?2, -1), end_kind = ?3, exit_status = nullif(?4, -1) WHERE process_id = ?1")          \
     X(MODULE_FIND, "SELECT module_id FROM module WHERE identity = ?1")                                                 \
     X(MODULE_ADD, "INSERT INTO module (identity, path, name) VALUES (?1, ?2, ?3)")                                     \
-    X(FRAME_ADD, "INSERT INTO frame (frame_id, module_id, offset) VALUES (?, ?, ?)")                                   \
+    X(FRAME_ADD, "INSERT INTO frame (frame_id, module_id, offset) SELECT c0, c1, c2 FROM rows")                        \
     X(FRAME_SCAN, "SELECT f.frame_id, f.module_id, f.offset, "                                                         \
                   "(SELECT min(depth) FROM frame_line AS l WHERE l.frame_id = f.frame_id AND runtime = 0) "             \
                   "FROM frame AS f WHERE frame_id > ?1")                                                               \
     X(LINE_ADD, "INSERT INTO frame_line (frame_id, depth, symbol_id, line, runtime) "                                  \
-                "VALUES (?, ?, nullif(?, 0), nullif(?, 0), ?)")                                                        \
+                "SELECT c0, c1, nullif(c2, 0), nullif(c3, 0), c4 FROM rows")                                           \
     X(SYMBOL_SCAN, "SELECT symbol_id, function, file FROM symbol WHERE symbol_id > ?1")                                \
     X(SYMBOL_IS, "SELECT symbol_id FROM symbol WHERE symbol_id = ?1 AND function IS ?2 AND file IS ?3")                \
     X(SYMBOL_ADD, "INSERT INTO symbol (symbol_id, function, file) VALUES (?1, ?2, ?3)")                                \
     X(STACK_SCAN, "SELECT stack_id, up, frame_id FROM stack WHERE stack_id > ?1")                                      \
     X(STACK_LAST, "SELECT max(stack_id) FROM stack")                                                                   \
-    X(STACK_ADD, "INSERT INTO stack (stack_id, up, frame_id) VALUES (?, ?, ?)")                                        \
+    X(STACK_ADD, "INSERT INTO stack (stack_id, up, frame_id) SELECT c0, c1, c2 FROM rows")                             \
     X(HEAP_FIND, "SELECT heap_id FROM heap WHERE name = ?1 AND kind = ?2")                                             \
     X(HEAP_ADD, "INSERT INTO heap (name, kind) VALUES (?1, ?2)")                                                       \
     X(SITE_SCAN, "SELECT site_id, stack_id, heap_id FROM site WHERE site_id > ?1")                                     \
     X(SITE_LAST, "SELECT max(site_id) FROM site")                                                                      \
     X(SITE_ADD, "INSERT INTO site (site_id, stack_id, heap_id, frame_id, depth, folded) "                              \
-                "VALUES (?, ?, ?, nullif(?, 0), ?, ?)")                                                                \
+                "SELECT c0, c1, c2, nullif(c3, 0), c4, c5 FROM rows")                                                  \
     X(FOLDED_SET, "UPDATE process SET folded_sites = ?2, folded_blocks = ?3, folded_bytes = ?4 WHERE process_id = ?1") \
     X(TOTALS_CLEAR, "DELETE FROM site_totals WHERE process_id = ?1")                                                   \
-    X(TOTALS_NEW, "INSERT INTO site_totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")                         \
+    X(TOTALS_NEW, "INSERT INTO site_totals SELECT ?1, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12 FROM rows") \
     X(TOTALS_ADD, "INSERT INTO site_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) "      \
                   "ON CONFLICT DO UPDATE SET peak_bytes = peak_bytes + ?3, peak_blocks = peak_blocks + ?4, "           \
                   "live_bytes = live_bytes + ?5, live_blocks = live_blocks + ?6, "                                     \
@@ -142,9 +143,11 @@ void ids_forget(struct ids *ids);
     X(SNAPSHOT_ADD, "INSERT INTO snapshot (process_id, kind, label, at_ns) VALUES (?1, ?2, ?3, ?4)")                   \
     X(SNAPSHOT_PYTHON, "UPDATE snapshot SET object_bytes = ?1, object_blocks = ?2, arena_object_bytes = ?3, "                \
                        "arena_object_blocks = ?4, arena_bytes = ?5 WHERE snapshot_id = ?6")                                  \
-    X(SNAPSHOT_SITE_ADD, "INSERT INTO snapshot_site VALUES (?1, ?2, ?3, ?4, ?5, ?6) "                                  \
-                         "ON CONFLICT DO UPDATE SET live_bytes = live_bytes + ?3, live_blocks = live_blocks + ?4, "    \
-                         "allocated_bytes = allocated_bytes + ?5, allocated_blocks = allocated_blocks + ?6")           \
+    X(SNAPSHOT_SITES_ADD, "INSERT INTO snapshot_site SELECT ?1, c0, c1, c2, c3, c4 FROM rows WHERE true "              \
+                          "ON CONFLICT DO UPDATE SET live_bytes = live_bytes + excluded.live_bytes, "                  \
+                          "live_blocks = live_blocks + excluded.live_blocks, "                                         \
+                          "allocated_bytes = allocated_bytes + excluded.allocated_bytes, "                             \
+                          "allocated_blocks = allocated_blocks + excluded.allocated_blocks")                           \
     X(JUDGED_SET, "INSERT OR REPLACE INTO judged VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                     \
     X(VERDICT_CLEAR, "DELETE FROM verdict WHERE process_id = ?1")                                                      \
     X(VERDICT_ADD, "INSERT OR REPLACE INTO verdict VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, nullif(?11, 0))")   \
@@ -160,13 +163,20 @@ enum store_statement {
         S_COUNT
 };
 
+struct rows { /* rows.c: the table `rows` */
+    const int64_t *values; /* row after row */
+    unsigned columns;
+    size_t count;
+    bool is_unsigned; /* cut at INT64_MAX */
+};
+
 struct mt_symbol_module;
 struct mt_store {
     sqlite3 *db;
     bool read_only;
     char error[256]; /* when it is not SQLite's */
     sqlite3_stmt *statements[S_COUNT];
-    sqlite3_stmt *statements_many[S_COUNT]; /* of STORE_ROWS rows */
+    struct rows rows; /* of the statement at hand that inserts from them */
     struct ids ids;
     struct kept_symbols { /* modules with little in them, of any process, open for the next frames (intern.c) */
         char identity[80];
@@ -185,8 +195,8 @@ int store_exec(struct mt_store *store, const char *sql);
  */
 int store_run(struct mt_store *store, enum store_statement which, const char *types, ...);
 int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement which, const char *types, ...);
-/* Inserts rows of whole numbers, of `columns` each, by a statement that ends with VALUES and one row's: many of them at a time cost half as much. */
-int store_insert(struct mt_store *store, enum store_statement which, unsigned columns, const int64_t *values, size_t rows);
+/* Runs a statement that inserts from `rows`; its parameters as those of store_run. */
+int store_insert(struct mt_store *store, const struct rows *rows, enum store_statement which, const char *types, ...);
 /* Calls `row` for each row of a statement whose one parameter is `after`; it returns 0 or -errno. */
 int store_scan(struct mt_store *store, enum store_statement which, int64_t after,
     int (*row)(struct mt_store *store, sqlite3_stmt *statement));
@@ -194,6 +204,9 @@ int store_scan(struct mt_store *store, enum store_statement which, int64_t after
 int store_enter(struct mt_store *store, bool *ret_own);
 int store_leave(struct mt_store *store, bool own, int result);
 void store_finish_statements(struct mt_store *store);
+
+/* rows.c */
+int store_rows_module(struct mt_store *store);
 
 /* intern.c */
 void store_close_symbols(struct mt_store *store);

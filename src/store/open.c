@@ -138,6 +138,8 @@ int mt_store_open(const char *path, struct mt_store **ret_store)
     if (r == 0)
         r = enter_wal(store);
     if (r == 0)
+        r = store_rows_module(store);
+    if (r == 0)
         r = store_exec(store, "PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;"
                               "PRAGMA cell_size_check = 1");
     if (r == 0)

@@ -3,38 +3,23 @@
  */
 #include "store/internal.h"
 
-#include <string.h>
+#include <assert.h>
 
 int mt_store_folded(struct mt_store *store, int64_t process_id, const struct mt_store_folded *folded)
 {
     return store_run(store, S_FOLDED_SET, "iuuu", process_id, folded->sites, folded->blocks, folded->bytes);
 }
 
-static int64_t whole(uint64_t value)
-{
-    return value > INT64_MAX ? INT64_MAX : (int64_t)value;
-}
+#define COLUMNS_OF(row) (sizeof(row) / sizeof(int64_t)) /* of structs in the order of their tables */
+static_assert(COLUMNS_OF(struct mt_store_site_totals) == 13, "site_totals");
+static_assert(COLUMNS_OF(struct mt_store_snapshot_site) == 5, "snapshot_site");
 
 /* No two of one site, in the order of the table. */
-static int add_ordered(struct mt_store *store, int64_t process_id, const struct mt_store_site_totals *rows, size_t count)
+static int add_ordered(struct mt_store *store, int64_t process_id, const struct mt_store_site_totals *totals, size_t count)
 {
-    enum { COLUMNS = 14 };
-    int64_t values[STORE_ROWS][COLUMNS];
-    int r = 0;
+    struct rows rows = {.values = (const int64_t *)totals, .columns = COLUMNS_OF(*totals), .count = count, .is_unsigned = true};
 
-    for (size_t i = 0; i < count && r == 0;) {
-        size_t part = count - i < STORE_ROWS ? count - i : STORE_ROWS;
-        for (size_t k = 0; k < part; k++, i++) {
-            const struct mt_store_site_totals *t = &rows[i];
-            const int64_t row[COLUMNS] = {process_id, t->site_id, whole(t->peak_bytes), whole(t->peak_blocks), whole(t->live_bytes),
-                whole(t->live_blocks), whole(t->allocated_bytes), whole(t->allocated_blocks), whole(t->freed_blocks),
-                whole(t->temporary_blocks), whole(t->lifetime_ns_sum), whole(t->lifetime_ns_min), whole(t->lifetime_ns_max),
-                whole(t->own_peak_bytes)};
-            memcpy(values[k], row, sizeof(row));
-        }
-        r = store_insert(store, S_TOTALS_NEW, COLUMNS, values[0], part);
-    }
-    return r;
+    return store_insert(store, &rows, S_TOTALS_NEW, "i", process_id);
 }
 
 int mt_store_site_totals(
@@ -103,7 +88,7 @@ int mt_store_mark(struct mt_store *store, int64_t run_id, int64_t process_id, in
 }
 
 int mt_store_snapshot(struct mt_store *store, int64_t run_id, int64_t process_id, const char *kind, const char *label,
-    int64_t at_ns, const struct mt_store_snapshot_python *python, const struct mt_store_snapshot_site *rows, size_t count)
+    int64_t at_ns, const struct mt_store_snapshot_python *python, const struct mt_store_snapshot_site *sites, size_t count)
 {
     int64_t snapshot_id;
     bool own;
@@ -117,8 +102,9 @@ int mt_store_snapshot(struct mt_store *store, int64_t run_id, int64_t process_id
     if (python && r == 0)
         r = store_run(store, S_SNAPSHOT_PYTHON, "uuuuui", python->object_bytes, python->object_blocks, python->arena_object_bytes,
             python->arena_object_blocks, python->arena_bytes, snapshot_id);
-    for (size_t i = 0; i < count && r == 0; i++)
-        r = store_run(store, S_SNAPSHOT_SITE_ADD, "iiuuuu", snapshot_id, rows[i].site_id, rows[i].live_bytes,
-            rows[i].live_blocks, rows[i].allocated_bytes, rows[i].allocated_blocks);
+    if (r == 0)
+        r = store_insert(store,
+            &(struct rows){.values = (const int64_t *)sites, .columns = COLUMNS_OF(*sites), .count = count, .is_unsigned = true},
+            S_SNAPSHOT_SITES_ADD, "i", snapshot_id);
     return store_leave(store, own, r);
 }

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { LOOK_AHEAD_FIRST = 1, LOOK_AHEAD_MAX = 4096 };
+enum { LOOK_AHEAD_FIRST = 1, LOOK_AHEAD_MAX = 4096, WHOLE_STACKS = 1 << 14 };
 
 struct site_work {
     int64_t heap_id; /* 0: not in the database when we looked */
@@ -221,6 +221,8 @@ int mt_store_sites_with(struct mt_store_intern *n, const struct mt_store_stacks 
     r = ids_learn(n->store);
     if (r == 0)
         r = intern_write(n);
+    if (r == 0 && extent == MT_STORE_FOLDED) /* whoever waits at the end is not to wait for a larger table, too */
+        r = id_map_reserve(&n->store->ids.stacks, WHOLE_STACKS);
     for (size_t i = 0; i < count && r == 0 && extent != MT_STORE_FRAMES; i++) {
         if (!is_ready(n, &keys[i], &sites[i]))
             continue;

@@ -153,53 +153,19 @@ int store_find(struct mt_store *store, int64_t *ret_id, enum store_statement whi
     return r;
 }
 
-/* "INSERT ... VALUES (?, ?)" with its last part STORE_ROWS times. */
-static int prepared_many(struct mt_store *store, enum store_statement which, sqlite3_stmt **ret)
+int store_insert(struct mt_store *store, const struct rows *rows, enum store_statement which, const char *types, ...)
 {
-    const char *text = statement_text[which], *row = strstr(text, "VALUES ") + strlen("VALUES ");
-    size_t head = (size_t)(row - text), bytes = strlen(row);
-    char *all, *at;
-    int rc;
+    va_list values;
+    int r;
 
-    if (store->statements_many[which]) {
-        *ret = store->statements_many[which];
+    if (rows->count == 0)
         return 0;
-    }
-    all = malloc(head + STORE_ROWS * (bytes + 1));
-    if (!all)
-        return -ENOMEM;
-    memcpy(all, text, head);
-    at = all + head;
-    for (int i = 0; i < STORE_ROWS; i++, at += bytes + 1) {
-        memcpy(at, row, bytes);
-        at[bytes] = i + 1 < STORE_ROWS ? ',' : '\0';
-    }
-    rc = sqlite3_prepare_v3(store->db, all, -1, SQLITE_PREPARE_PERSISTENT, &store->statements_many[which], NULL);
-    free(all);
-    *ret = store->statements_many[which];
-    return store_error_of(store, rc);
-}
-
-int store_insert(struct mt_store *store, enum store_statement which, unsigned columns, const int64_t *values, size_t rows)
-{
-    while (rows > 0) {
-        size_t now = rows < STORE_ROWS ? 1 : STORE_ROWS;
-        sqlite3_stmt *s = NULL;
-        int r = now > 1 ? prepared_many(store, which, &s) : prepared(store, which, &s), rc = SQLITE_OK;
-
-        for (int i = 0; (size_t)i < now * columns && r == 0 && rc == SQLITE_OK; i++)
-            rc = sqlite3_bind_int64(s, i + 1, values[i]);
-        if (r == 0 && rc == SQLITE_OK)
-            rc = sqlite3_step(s);
-        if (r == 0)
-            r = store_error_of(store, rc);
-        sqlite3_reset(s);
-        if (r < 0)
-            return r;
-        values += now * columns;
-        rows -= now;
-    }
-    return 0;
+    store->rows = *rows;
+    va_start(values, types);
+    r = run(store, NULL, which, types, values);
+    va_end(values);
+    store->rows = (struct rows){0};
+    return r;
 }
 
 int store_scan(struct mt_store *store, enum store_statement which, int64_t after,
@@ -248,8 +214,6 @@ void store_finish_statements(struct mt_store *store)
     for (int i = 0; i < S_COUNT; i++) {
         sqlite3_finalize(store->statements[i]);
         store->statements[i] = NULL;
-        sqlite3_finalize(store->statements_many[i]);
-        store->statements_many[i] = NULL;
     }
 }
 

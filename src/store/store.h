@@ -174,6 +174,11 @@ struct mt_store_intern;
 int mt_store_intern_create(struct mt_store *store, struct mt_store_intern **ret_intern);
 void mt_store_intern_destroy(struct mt_store_intern *intern); /* accepts NULL */
 
+/* Grows when a transaction is taken back: ids from before may mean nothing. */
+unsigned mt_store_generation(const struct mt_store *store);
+/* Whether anyone but the intern has added rows since its last call: a site that it was told to be folded may be there whole. */
+int mt_store_intern_is_behind(struct mt_store_intern *intern, bool *ret);
+
 enum mt_store_extent {
     MT_STORE_WHOLLY, /* as mt_store_sites() */
     MT_STORE_FRAMES, /* ahead: frames alone, those that are needed whether a site is folded or not */
