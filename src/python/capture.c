@@ -21,6 +21,12 @@
 
 #define NO_LINE UINT32_MAX /* of a frame that is no part of the stack */
 
+/* A function that is made for each layout, called for the one that is here. */
+#define BY_LAYOUT(function, ...)                                                                                        \
+    (mt_python_here.layout == MT_PYTHON_LAYOUT_3_11     ? function(MT_PYTHON_LAYOUT_3_11, __VA_ARGS__)                  \
+            : mt_python_here.layout == MT_PYTHON_LAYOUT_3_12 ? function(MT_PYTHON_LAYOUT_3_12, __VA_ARGS__)             \
+                                                        : function(MT_PYTHON_LAYOUT_OTHER, __VA_ARGS__))
+
 bool mt_python_verifies_wide(void)
 {
 #if defined(MT_HAS_WIDE_VERIFY)
@@ -201,67 +207,7 @@ static MT_ALWAYS_INLINE size_t meet(struct mt_python_thread *thread, size_t kept
     return at <= kept && thread->places[at].previous == frame ? at : 0;
 }
 
-/* Puts the fresh frames behind the kept ones. True: the stack is not the one that was sent last. */
-static MT_ALWAYS_INLINE bool replace_inner(
-    struct mt_python_thread *thread, size_t base, size_t fresh, const char *frame, struct mt_stack_change *ret_change)
-{
-    uint32_t depth = base ? thread->places[base - 1].note.depth : 0, keep = depth, before = thread->frame_count;
-    bool was_unsure = thread->unsure;
-
-    for (const struct mt_python_place *f = thread->fresh + fresh; f-- != thread->fresh; base++) {
-        struct mt_python_place *place = &thread->places[base];
-
-        *where_is(thread, f != thread->fresh ? f[-1].previous : frame) = (uint32_t)(base + 1);
-        if (MT_LIKELY(f->note.line != NO_LINE)) {
-            if (keep == depth && depth < before && thread->frames[depth] == f->note.line)
-                keep++;
-            else
-                thread->frames[depth] = f->note.line;
-            depth++;
-        }
-        /* Word by word: a wider load would have to wait until what was just written has left for the cache. */
-        place->note = (struct mt_python_note){f->note.line, depth};
-        mt_store_relaxed(&place->previous, f->previous);
-        mt_store_relaxed(&place->instruction, f->instruction);
-        mt_store_relaxed(&place->state, f->state);
-    }
-    if (MT_LIKELY(base))
-        thread->places[base].previous = frame;
-    thread->count = base;
-    thread->frame_count = depth;
-    thread->unsure = false;
-    *ret_change = (struct mt_stack_change){keep, depth - keep};
-    return depth != keep || depth != before || was_unsure;
-}
-
-/*
- * Code objects were freed since the thread's last capture: forgets the kept frames whose instructions lay in them. Returns how many of the kept frames
- * remain. What is known of instructions is looked at when it is asked for.
- */
-static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t kept, uint32_t codes_freed)
-{
-    uint32_t from = thread->codes_freed, count = codes_freed - from;
-    uintptr_t start, end;
-
-    thread->codes_freed = codes_freed;
-    for (uint32_t i = 0; i < count; i++) {
-        if (count > FORGET_MAX || !mt_python_gone_code(from + i, &start, &end))
-            return 0;
-        for (size_t at = 0; at < kept; at++)
-            if (thread->places[at].instruction - start < end - start)
-                kept = at;
-    }
-    return kept;
-}
-
-/* Kept frames that hold, but stand on others now, become fresh: those from index met - 1 down to `stop`. */
-static MT_NOINLINE void take_up(struct mt_python_thread *thread, size_t met, size_t stop, size_t *fresh)
-{
-    for (size_t i = met; i > stop; i--)
-        thread->fresh[(*fresh)++] = thread->places[i - 1];
-}
-
-/* The stack that is put together of kept frames and one or two new lines. */
+/* The stack that is put together of kept frames and new lines. */
 struct change {
     uint32_t keep, depth;
 };
@@ -291,6 +237,56 @@ static MT_ALWAYS_INLINE bool finish(struct mt_python_thread *thread, size_t coun
     thread->unsure = false;
     *ret_change = (struct mt_stack_change){change.keep, change.depth - change.keep};
     return differs;
+}
+
+/* Puts the fresh frames behind the kept ones. True: the stack is not the one that was sent last. */
+static MT_ALWAYS_INLINE bool replace_inner(
+    struct mt_python_thread *thread, size_t base, size_t fresh, const char *frame, struct mt_stack_change *ret_change)
+{
+    uint32_t depth = base ? thread->places[base - 1].note.depth : 0;
+    struct change change = {depth, depth};
+
+    for (const struct mt_python_place *f = thread->fresh + fresh; f-- != thread->fresh; base++) {
+        struct mt_python_place *place = &thread->places[base];
+
+        *where_is(thread, f != thread->fresh ? f[-1].previous : frame) = (uint32_t)(base + 1);
+        /* Word by word: a wider load would have to wait until what was just written has left for the cache. */
+        mt_store_relaxed(&place->note.line, f->note.line);
+        mt_store_relaxed(&place->previous, f->previous);
+        mt_store_relaxed(&place->instruction, f->instruction);
+        mt_store_relaxed(&place->state, f->state);
+        put_line(thread, place, &change);
+    }
+    if (MT_LIKELY(base))
+        thread->places[base].previous = frame;
+    return finish(thread, base, change, ret_change);
+}
+
+/*
+ * Code objects were freed since the thread's last capture: forgets the kept frames whose instructions lay in them. Returns how many of the kept frames
+ * remain. What is known of instructions is looked at when it is asked for.
+ */
+static MT_NOINLINE size_t forget_freed(struct mt_python_thread *thread, size_t kept, uint32_t codes_freed)
+{
+    uint32_t from = thread->codes_freed, count = codes_freed - from;
+    uintptr_t start, end;
+
+    thread->codes_freed = codes_freed;
+    for (uint32_t i = 0; i < count; i++) {
+        if (count > FORGET_MAX || !mt_python_gone_code(from + i, &start, &end))
+            return 0;
+        for (size_t at = 0; at < kept; at++)
+            if (thread->places[at].instruction - start < end - start)
+                kept = at;
+    }
+    return kept;
+}
+
+/* Kept frames that hold, but stand on others now, become fresh: those from index met - 1 down to `stop`. */
+static MT_NOINLINE void take_up(struct mt_python_thread *thread, size_t met, size_t stop, size_t *fresh)
+{
+    for (size_t i = met; i > stop; i--)
+        thread->fresh[(*fresh)++] = thread->places[i - 1];
 }
 
 /* Frame by frame outwards, as far as that must be. */
@@ -336,14 +332,7 @@ static MT_ALWAYS_INLINE bool walk(enum mt_python_layout layout, struct mt_python
 static MT_NOINLINE bool walk_on(struct mt_python *python, struct mt_stack *stack, struct mt_python_thread *thread, size_t kept, const char *frame,
     struct mt_stack_change *ret_change)
 {
-    switch (mt_python_here.layout) {
-    case MT_PYTHON_LAYOUT_3_11:
-        return walk(MT_PYTHON_LAYOUT_3_11, python, stack, thread, kept, frame, ret_change);
-    case MT_PYTHON_LAYOUT_3_12:
-        return walk(MT_PYTHON_LAYOUT_3_12, python, stack, thread, kept, frame, ret_change);
-    default:
-        return walk(MT_PYTHON_LAYOUT_OTHER, python, stack, thread, kept, frame, ret_change);
-    }
+    return BY_LAYOUT(walk, python, stack, thread, kept, frame, ret_change);
 }
 
 /*
@@ -363,9 +352,10 @@ static MT_ALWAYS_INLINE bool capture_kept(enum mt_python_layout layout, struct m
         frame = mt_python_previous(layout, frame);
         met = MT_LIKELY(frame) ? meet(thread, kept, frame) : 0;
     }
+    if (!met || MT_UNLIKELY(met + 1 >= thread->capacity))
+        return walk_on(python, stack, thread, kept, innermost_frame, ret_change);
     place = &thread->places[met - 1];
-    if (!met || MT_UNLIKELY(met + 1 >= thread->capacity) || mt_python_previous(layout, frame) != place->previous ||
-        MT_UNLIKELY(verify(layout, thread, met - 1)))
+    if (mt_python_previous(layout, frame) != place->previous || MT_UNLIKELY(verify(layout, thread, met - 1)))
         return walk_on(python, stack, thread, kept, innermost_frame, ret_change);
     if (has_not_moved(layout, place, frame)) {
         change.keep = change.depth = place->note.depth;
@@ -407,14 +397,7 @@ static MT_ALWAYS_INLINE bool capture_watched(struct mt_python *python, struct mt
     size_t kept = thread->count;
     const char *frame = begin(python, thread, &kept);
 
-    switch (mt_python_here.layout) {
-    case MT_PYTHON_LAYOUT_3_11:
-        return capture_kept(MT_PYTHON_LAYOUT_3_11, python, stack, thread, kept, frame, ret_change);
-    case MT_PYTHON_LAYOUT_3_12:
-        return capture_kept(MT_PYTHON_LAYOUT_3_12, python, stack, thread, kept, frame, ret_change);
-    default:
-        return capture_kept(MT_PYTHON_LAYOUT_OTHER, python, stack, thread, kept, frame, ret_change);
-    }
+    return BY_LAYOUT(capture_kept, python, stack, thread, kept, frame, ret_change);
 }
 
 /* Tells the reader of the interpreter, or the run that nothing can be told of it. */

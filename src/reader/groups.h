@@ -64,7 +64,6 @@ void groups_free(struct groups *groups); /* accepts NULL */
 /* choose.c. Which groups are kept whole, once all sites are in one: sets ret_whole[group]. early: the process runs on. 0 or -ENOMEM. */
 int choose_whole(const struct reader *reader, const struct target *target, bool early, bool *ret_whole);
 
-
 /* totals.c. NULL: no memory. The list is of groups without an id, in their order. */
 struct totals *totals_make(const struct target *target, const uint32_t *list, size_t count);
 void totals_gather(void *totals); /* as an aside; what goes wrong totals_settle() says */

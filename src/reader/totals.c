@@ -145,29 +145,7 @@ static int make_rows(struct totals *t)
 
 /* ---- sums ------------------------------------------------------------------------------------------------------------- */
 
-/* Lifetimes still in stamps. */
-static void add_site(struct mt_store_site_totals *to, const struct mt_live_sites *all, size_t site)
-{
-    const struct mt_live_site *from = &all->sites[site];
-
-    if (from->freed_blocks && (!to->freed_blocks || from->lifetime_min < to->lifetime_ns_min))
-        to->lifetime_ns_min = from->lifetime_min;
-    if (from->lifetime_max > to->lifetime_ns_max)
-        to->lifetime_ns_max = from->lifetime_max;
-    if (from->own_peak_bytes > to->own_peak_bytes)
-        to->own_peak_bytes = from->own_peak_bytes;
-    to->peak_bytes += mt_live_peak_bytes(all, site);
-    to->peak_blocks += mt_live_peak_blocks(all, site);
-    to->live_bytes += from->live_bytes;
-    to->live_blocks += from->live_blocks;
-    to->allocated_bytes += from->allocated_bytes;
-    to->allocated_blocks += from->allocated_blocks;
-    to->freed_blocks += from->freed_blocks;
-    to->temporary_blocks += from->temporary_blocks;
-    to->lifetime_ns_sum += from->lifetime_sum;
-}
-
-static void add_row(struct mt_store_site_totals *to, const struct mt_store_site_totals *from)
+static MT_ALWAYS_INLINE void add_row(struct mt_store_site_totals *to, const struct mt_store_site_totals *from)
 {
     if (from->freed_blocks && (!to->freed_blocks || from->lifetime_ns_min < to->lifetime_ns_min))
         to->lifetime_ns_min = from->lifetime_ns_min;
@@ -184,6 +162,26 @@ static void add_row(struct mt_store_site_totals *to, const struct mt_store_site_
     to->freed_blocks += from->freed_blocks;
     to->temporary_blocks += from->temporary_blocks;
     to->lifetime_ns_sum += from->lifetime_ns_sum;
+}
+
+/* Lifetimes still in stamps. */
+static void add_site(struct mt_store_site_totals *to, const struct mt_live_sites *all, size_t site)
+{
+    const struct mt_live_site *from = &all->sites[site];
+
+    add_row(to,
+        &(struct mt_store_site_totals){.peak_bytes = mt_live_peak_bytes(all, site),
+            .peak_blocks = mt_live_peak_blocks(all, site),
+            .live_bytes = from->live_bytes,
+            .live_blocks = from->live_blocks,
+            .allocated_bytes = from->allocated_bytes,
+            .allocated_blocks = from->allocated_blocks,
+            .freed_blocks = from->freed_blocks,
+            .temporary_blocks = from->temporary_blocks,
+            .lifetime_ns_sum = from->lifetime_sum,
+            .lifetime_ns_min = from->lifetime_min,
+            .lifetime_ns_max = from->lifetime_max,
+            .own_peak_bytes = from->own_peak_bytes});
 }
 
 static void add_folded(struct mt_store_folded *folded, uint64_t sites, uint64_t blocks, uint64_t bytes)
